@@ -1,0 +1,10 @@
+"""The lake: Delta tables, content-addressed blobs, and the schema of every table.
+
+No stage logic belongs here, and nothing outside this package opens a Delta table.
+"""
+
+from pipelines.store.blobs import BlobStore
+from pipelines.store.delta import Commit, DeltaStore
+from pipelines.store.schemas import TABLES, TableSpec
+
+__all__ = ["TABLES", "BlobStore", "Commit", "DeltaStore", "TableSpec"]

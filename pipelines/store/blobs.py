@@ -1,0 +1,150 @@
+"""Content-addressed files: `<lake>/blobs/<first two hex>/<sha256>.<ext>`.
+
+A blob is written under a temporary name, flushed, and renamed, so a name that exists is a whole file; a row may name a
+blob only after `put_*` returned. Delta tables hold references, never the bytes: binary columns overflow 32-bit offsets
+at 3.3 GB and need five times the data in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path, PurePosixPath
+
+from platformdirs import user_cache_path
+from pyarrow import fs
+
+_CHUNK = 1 << 20
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes as 64 hex digits, read in chunks."""
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class BlobStore:
+    """Blobs below one lake root, which may be a local folder or a URI that pyarrow's file systems take.
+
+    URIs of blobs are relative to the root (`blobs/ab/ab12….mp4`), so a lake can be moved or copied.
+    """
+
+    def __init__(self, root: str):
+        self.root = root
+        if "://" in root:
+            self._fs, self._base = fs.FileSystem.from_uri(root)
+        else:
+            self._fs, self._base = fs.LocalFileSystem(), str(Path(root).resolve())
+        self._local = isinstance(self._fs, fs.LocalFileSystem)
+
+    def _path(self, uri: str) -> str:
+        parts = Path(uri).parts
+        if Path(uri).is_absolute() or ".." in parts or not parts or parts[0] != "blobs":
+            raise ValueError(f"Not a blob of this lake: {uri!r}")
+        return f"{self._base}/{uri}"
+
+    @staticmethod
+    def uri_for(sha256: str, suffix: str) -> str:
+        """Relative URI of the blob with this digest; `suffix` includes the dot."""
+        return f"blobs/{sha256[:2]}/{sha256}{suffix}"
+
+    def exists(self, uri: str) -> bool:
+        """Whether the blob is there (a blob that is there is whole)."""
+        return self._fs.get_file_info(self._path(uri)).type == fs.FileType.File
+
+    def put_file(self, path: str | os.PathLike[str], suffix: str | None = None) -> str:
+        """Copy a file into the store; returns its URI. Nothing is written when the blob is there already.
+
+        Raises:
+            OSError: The file changed while it was copied, or the disk is full; nothing is left behind.
+        """
+        source = Path(path)
+        digest = sha256_file(source)
+        uri = self.uri_for(digest, source.suffix.lower() if suffix is None else suffix)
+        if self.exists(uri):
+            return uri
+        with source.open("rb") as stream:
+            self._write(stream, uri, digest)
+        return uri
+
+    def put_bytes(self, data: bytes, suffix: str) -> str:
+        """Store bytes; returns the blob's URI."""
+        digest = hashlib.sha256(data).hexdigest()
+        uri = self.uri_for(digest, suffix)
+        if not self.exists(uri):
+            self._write(memoryview(data), uri, digest)
+        return uri
+
+    def _write(self, source, uri: str, digest: str) -> None:
+        target = self._path(uri)
+        temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+        self._fs.create_dir(str(PurePosixPath(target).parent), recursive=True)
+        check = hashlib.sha256()
+        try:
+            if self._local:
+                with Path(temporary).open("wb") as out:
+                    for chunk in _chunks(source):
+                        check.update(chunk)
+                        out.write(chunk)
+                    out.flush()
+                    os.fsync(out.fileno())
+            else:
+                with self._fs.open_output_stream(temporary) as out:
+                    for chunk in _chunks(source):
+                        check.update(chunk)
+                        out.write(chunk)
+            if check.hexdigest() != digest:
+                raise OSError(f"{uri}: the file changed while it was being stored; run again once it is complete")
+            self._fs.move(temporary, target)
+        except BaseException:
+            if self._fs.get_file_info(temporary).type == fs.FileType.File:
+                self._fs.delete_file(temporary)
+            raise
+
+    def read_bytes(self, uri: str) -> bytes:
+        """The blob's bytes, verified against its name.
+
+        Raises:
+            FileNotFoundError: There is no such blob.
+            OSError: The bytes do not match the digest in the name: the blob was damaged.
+        """
+        with self._fs.open_input_file(self._path(uri)) as f:
+            data = f.read()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != Path(uri).name.split(".")[0]:
+            raise OSError(f"{uri} is damaged: its bytes hash to {digest[:16]}…; delete it and run the stage again")
+        return data
+
+    def local_path(self, uri: str) -> Path:
+        """A local file with the blob's bytes: the blob itself, or a cached copy of a remote one.
+
+        Raises:
+            FileNotFoundError: There is no such blob.
+        """
+        if self._local:
+            path = Path(self._path(uri))
+            if not path.is_file():
+                raise FileNotFoundError(f"Blob {uri} is missing from {self.root}; run the stage that makes it again")
+            return path
+        cached = user_cache_path("itryon") / uri
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                self._fs.open_input_file(self._path(uri)) as f,
+                tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as out,
+            ):
+                shutil.copyfileobj(f, out)
+            Path(out.name).replace(cached)
+        return cached
+
+
+def _chunks(source):
+    if isinstance(source, memoryview):
+        for start in range(0, len(source), _CHUNK):
+            yield source[start : start + _CHUNK]
+        return
+    while chunk := source.read(_CHUNK):
+        yield chunk
