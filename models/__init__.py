@@ -1,0 +1,1 @@
+"""Networks and estimators. Nothing here knows of tables, batches or the orchestration."""
