@@ -1,0 +1,99 @@
+"""Metadata that people look at in the UI: schema, counts, table versions, contact sheets, plots."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from pipelines.checks import CheckOutcome
+from pipelines.stage import StageReport
+from pipelines.store import DeltaStore, TableSpec
+
+
+def column_schema(spec: TableSpec) -> dg.TableSchema:
+    """The table's columns with types and documentation."""
+    docs = spec.column_docs()
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                f.name,
+                str(f.type),
+                description=docs[f.name],
+                constraints=dg.TableColumnConstraints(nullable=f.nullable),
+            )
+            for f in spec.schema
+        ]
+    )
+
+
+def static_metadata(spec: TableSpec) -> dict[str, Any]:
+    """Metadata of the asset's definition."""
+    return {
+        "dagster/column_schema": column_schema(spec),
+        "dagster/table_name": spec.name,
+        "partition_expr": spec.partition_by[0],
+    }
+
+
+def table_metadata(store: DeltaStore, spec: TableSpec, version: int, rows: int) -> dict[str, Any]:
+    """Metadata of one materialisation of a table."""
+    return {
+        "dagster/row_count": rows,
+        "dagster/uri": store.uri(spec),
+        "delta/table_version": version,
+    }
+
+
+def picture(image: bytes | None) -> dg.MetadataValue | None:
+    """A JPEG or PNG as metadata; the UI shows images in Markdown only. None stays None."""
+    if not image:
+        return None
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return dg.MetadataValue.md(f"![](data:image/{kind};base64,{base64.b64encode(image).decode()})")
+
+
+def stage_metadata(store: DeltaStore, spec: TableSpec, report: StageReport) -> dict[str, Any]:
+    """Metadata of one run of an annotation stage over one batch."""
+    meta: dict[str, Any] = {
+        **table_metadata(store, spec, report.table_version, report.rows),
+        "videos_ok": report.videos_ok,
+        "videos_failed": report.videos_failed,
+        "videos_reused": report.videos_reused,
+        "frames": report.frames,
+        "wall_seconds": round(report.wall_seconds, 2),
+    }
+    if report.frames:
+        meta["frames_per_second"] = round(report.frames / report.wall_seconds, 2)
+        meta["inference_share"] = round(report.model_seconds / max(report.worker_seconds, 1e-9), 3)
+        meta["peak_memory_mb"] = round(report.peak_memory_mb, 1)
+    if report.failures:
+        lines = ["| video | reason |", "|---|---|"]
+        lines += [f"| `{v}` | {reason.replace('|', '/')} |" for v, reason in sorted(report.failures.items())]
+        meta["failures"] = dg.MetadataValue.md("\n".join(lines))
+    return meta
+
+
+def check_results(outcomes: list[CheckOutcome], asset: str) -> list[dg.AssetCheckResult]:
+    """Outcomes of `pipelines.checks` as Dagster check results."""
+    return [
+        dg.AssetCheckResult(
+            check_name=o.name,
+            asset_key=asset,
+            passed=o.passed,
+            severity=dg.AssetCheckSeverity.ERROR if o.blocking else dg.AssetCheckSeverity.WARN,
+            description=o.description,
+            metadata=dict(o.figures),
+        )
+        for o in outcomes
+    ]
+
+
+def check_specs(asset: str, names: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+    """Inline blocking checks of an asset: a failed one stops what is downstream in the same run.
+
+    They are declared inline, and not with `@asset_check`, because partitioned checks of that kind are a preview.
+    """
+    return [dg.AssetCheckSpec(name, asset=asset, blocking=True, description=text) for name, text in names.items()]

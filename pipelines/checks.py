@@ -1,0 +1,93 @@
+"""Checks of a stage's rows after they were written: coverage, schema, referential integrity.
+
+They read the table, not what the stage says of itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.store import DeltaStore, TableSpec
+from pipelines.store.schemas import STAGE_STATUS, VIDEOS
+
+STAGE_CHECKS = {
+    "coverage": "At least one usable video of the batch has rows; videos without are counted and named",
+    "schema": "The Delta table has exactly the declared columns and types, and no null where none is allowed",
+    "referential_integrity": "Every row belongs to a usable video of the batch and to a frame that the video has",
+}
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """What one check found. `blocking` outcomes that fail stop what is downstream."""
+
+    name: str
+    passed: bool
+    description: str
+    blocking: bool = True
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def check_stage(store: DeltaStore, spec: TableSpec, batch: str) -> list[CheckOutcome]:
+    """The checks of `STAGE_CHECKS` for one stage's table and one batch."""
+    columns = [c for c in ("video_id", "frame", "start_frame", "end_frame") if c in spec.schema.names]
+    rows = store.read(spec, columns, {"batch": batch})
+    videos = store.read(VIDEOS, ["video_id", "num_frames"], {"batch": batch, "status": "ok"})
+    frames = dict(zip(videos["video_id"].to_pylist(), videos["num_frames"].to_pylist()))
+    return [
+        _coverage(store, spec, batch, set(frames)),
+        check_schema(store, spec, {"batch": batch}),
+        _integrity(rows, frames),
+    ]
+
+
+def _coverage(store: DeltaStore, spec: TableSpec, batch: str, usable: set[str]) -> CheckOutcome:
+    status = store.read(STAGE_STATUS, ["video_id", "status"], {"batch": batch, "stage": spec.name})
+    done = set(status.filter(pc.equal(status["status"], "ok"))["video_id"].to_pylist()) & usable
+    missing = sorted(usable - done)
+    text = f"{len(done)} of {len(usable)} usable videos are annotated"
+    if missing:
+        text += "; without: " + ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+    figures = {"videos_done": len(done), "videos_usable": len(usable), "coverage": len(done) / max(len(usable), 1)}
+    # A video that failed is a row with a reason; only a batch with nothing in it stops the run.
+    return CheckOutcome("coverage", bool(done), text, True, figures)
+
+
+def check_schema(store: DeltaStore, spec: TableSpec, where: dict[str, str]) -> CheckOutcome:
+    """The Delta table has the declared columns, and required columns hold no null."""
+    actual = pa.schema(store.open(spec).schema().to_arrow())
+    missing = [f.name for f in spec.schema if f.name not in actual.names]
+    extra = [n for n in actual.names if n not in spec.schema.names]
+    problems = [f"missing column {n}" for n in missing] + [f"undeclared column {n}" for n in extra]
+    required = [f.name for f in spec.schema if not f.nullable and f.name not in missing]
+    nulls = dict.fromkeys(required, 0)
+    for batch in store.batches(spec, required, where):
+        for name in required:
+            nulls[name] += batch.column(name).null_count
+    problems += [f"{count} nulls in {name}" for name, count in nulls.items() if count]
+    return CheckOutcome("schema", not problems, "; ".join(problems) or f"{len(spec.schema)} columns as declared")
+
+
+def _integrity(rows: pa.Table, frames: dict[str, int]) -> CheckOutcome:
+    problems = []
+    foreign = sorted(set(rows["video_id"].to_pylist()) - set(frames))
+    if foreign:
+        problems.append(f"rows of {len(foreign)} videos that are not usable videos of the batch: {foreign[:3]}")
+    lower = next((c for c in ("frame", "start_frame") if c in rows.column_names), None)
+    if lower:
+        limit = pa.array([frames.get(v, 0) for v in rows["video_id"].to_pylist()], pa.int64())
+        start = rows[lower].cast(pa.int64()).combine_chunks()
+        outside = pc.or_(pc.less(start, 0), pc.greater_equal(start, limit))
+        if "end_frame" in rows.column_names:
+            end = rows["end_frame"].cast(pa.int64()).combine_chunks()
+            outside = pc.or_(outside, pc.or_(pc.less_equal(end, start), pc.greater(end, limit)))
+        count = pc.sum(outside).as_py() or 0
+        if count:
+            problems.append(f"{count} rows outside of their video's frames")
+    return CheckOutcome(
+        "referential_integrity", not problems, "; ".join(problems) or f"{rows.num_rows} rows refer to usable videos"
+    )
