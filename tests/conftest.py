@@ -1,0 +1,60 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.store import DeltaStore
+from pipelines.video import VideoWriter
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Real clips (`videos/`) and garment photos (`garments/`) that lie beside the checkout on some machines."""
+    path = REPOSITORY.parent / "shared" / "samples"
+    if not path.is_dir():
+        pytest.skip("the sample clips are not on this machine (looked in ../shared/samples)")
+    return path
+
+
+def moving_frames(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Frames with a square that travels over smooth texture; (count, height, width, 3) uint8 RGB.
+
+    The top eighth is flat and its grey value is 4 x the frame number, so a frame tells its number after coding
+    (for up to 60 frames).
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    phase = rng.uniform(0, 2 * np.pi, 3)
+    texture = 120 + 50 * np.sin(x[..., None] / 9 + phase) * np.cos(y[..., None] / 7 + phase)
+    frames = np.repeat(texture.astype(np.uint8)[None], count, axis=0)
+    side = max(2, min(width, height) // 4)
+    for i, frame in enumerate(frames):
+        left = (i * 2) % max(1, width - side)
+        top = height // 4 + (i % max(1, height // 2 - side))
+        frame[top : top + side, left : left + side] = (230, 60, 40)
+        frame[: max(1, height // 8)] = 4 * i
+    return frames
+
+
+@pytest.fixture(scope="session")
+def moving_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small mp4 (60 frames, 96x64, 30 fps) with moving content; see `moving_frames`."""
+    path = tmp_path_factory.mktemp("video") / "moving.mp4"
+    with VideoWriter(path, fps=30, width=96, height=64) as writer:
+        for frame in moving_frames(60, 96, 64):
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> DeltaStore:
+    """An empty lake with all tables."""
+    store = DeltaStore(tmp_path / "lake")
+    store.ensure_tables()
+    return store
