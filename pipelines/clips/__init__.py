@@ -1,0 +1,1 @@
+"""Training windows: frames, conditions and encoded clips."""
