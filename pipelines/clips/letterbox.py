@@ -101,7 +101,7 @@ class Letterbox:
         return cv2.copyMakeBorder((coverage >= 0.5).astype(np.uint8), *self._border(), cv2.BORDER_CONSTANT, value=0)
 
     def restore(self, canvas: np.ndarray) -> np.ndarray:
-        """The picture on a canvas (height, width[, 3]) at the source's size; the inverse of `frame` up to resampling."""
+        """A canvas' picture (height, width[, 3]) at the source's size; inverts `frame` up to resampling."""
         if canvas.shape[:2] != (self.height, self.width):
             raise ValueError(f"Canvas is {canvas.shape[1]}x{canvas.shape[0]}, not {self.width}x{self.height}")
         inner = canvas[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
