@@ -20,7 +20,7 @@ from pipelines.store.delta import LAKE_ENV, lake_root
 class LakeResource(dg.ConfigurableResource):
     """The lake all assets read and write."""
 
-    root: str = Field("", description=f"Folder or URI of the lake; the environment variable {LAKE_ENV} or ./lake if empty")
+    root: str = Field("", description=f"Folder or URI of the lake; if empty, {LAKE_ENV} or ./lake")
 
     def store(self) -> DeltaStore:
         """The lake with its tables created."""
@@ -73,7 +73,7 @@ def _dagster_type(annotation: Any) -> Any:
     if origin is list:
         return list[_dagster_type(args[0])]  # type: ignore[misc]
     if origin in (Union, types.UnionType):
-        return Union[tuple(_dagster_type(a) for a in args)]
+        return Union[tuple(_dagster_type(a) for a in args)]  # noqa: UP007 - built from a tuple
     return annotation
 
 

@@ -91,3 +91,27 @@ def _integrity(rows: pa.Table, frames: dict[str, int]) -> CheckOutcome:
     return CheckOutcome(
         "referential_integrity", not problems, "; ".join(problems) or f"{rows.num_rows} rows refer to usable videos"
     )
+
+
+VIDEO_CHECKS = {
+    "usable_videos": "At least one file of the batch is a usable video",
+    "schema": STAGE_CHECKS["schema"],
+    "blobs_present": "Every usable video's bytes are in the blob store under their digest",
+}
+
+
+def check_videos(store: DeltaStore, batch: str) -> list[CheckOutcome]:
+    """The checks of `VIDEO_CHECKS` for one batch."""
+    rows = store.read(VIDEOS, ["video_id", "uri", "sha256", "status"], {"batch": batch}).to_pylist()
+    usable = [r for r in rows if r["status"] == "ok"]
+    missing = [r["video_id"] for r in usable if not r["uri"] or not store.blobs.exists(r["uri"])]
+    return [
+        CheckOutcome(
+            "usable_videos",
+            bool(usable),
+            f"{len(usable)} of {len(rows)} files are usable",
+            figures={"usable": len(usable), "files": len(rows)},
+        ),
+        check_schema(store, VIDEOS, {"batch": batch}),
+        CheckOutcome("blobs_present", not missing, f"{len(missing)} usable videos without a blob: {missing[:5]}"),
+    ]

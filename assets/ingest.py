@@ -1,0 +1,79 @@
+"""`videos` and `garments`: a landing folder becomes a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.metadata import check_results, check_specs, picture, static_metadata, table_metadata
+from assets.partitions import video_batches
+from assets.progress import stage_progress
+from pipelines.checks import VIDEO_CHECKS, check_videos
+from pipelines.ingest.settings import CODE_VERSION
+from pipelines.store import Commit
+from pipelines.store.schemas import GARMENTS, VIDEOS
+
+_COMMON = {
+    "partitions_def": video_batches,
+    "code_version": CODE_VERSION,
+    "group_name": "ingest",
+    "owners": ["team:data-engineering"],
+}
+
+
+@dg.multi_asset(
+    name="ingest",
+    specs=[
+        dg.AssetSpec(
+            "videos",
+            description="Raw videos of a batch: probed, scored, checked for cuts and duplicates, stored by content.\n\n"
+            "A file that cannot be used is a row with the reason, never a failed batch.",
+            metadata=static_metadata(VIDEOS),
+            kinds={"deltalake", "ffmpeg"},
+            **_COMMON,
+        ),
+        dg.AssetSpec(
+            "garments",
+            description="Garment photos of a batch with a foreground mask.",
+            metadata=static_metadata(GARMENTS),
+            kinds={"deltalake", "opencv"},
+            **_COMMON,
+        ),
+    ],
+    check_specs=check_specs("videos", VIDEO_CHECKS),
+    required_resource_keys={"lake", "workers", "ingest"},
+    backfill_policy=dg.BackfillPolicy.multi_run(1),
+)
+def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    """Bring `videos` and `garments` of one batch in line with its landing folder."""
+    from pipelines.ingest.batch import ingest_batch
+    from pipelines.previews.sheets import contact_sheet
+
+    store, batch = context.resources.lake.store(), context.partition_key
+    with stage_progress(context, "videos") as on_progress:
+        try:
+            report = ingest_batch(
+                store,
+                batch,
+                context.resources.ingest.build(),
+                commit=Commit(context.run.run_id, CODE_VERSION),
+                on_progress=on_progress,
+            )
+        except LookupError as e:
+            raise dg.Failure(str(e), allow_retries=False) from e
+    videos_version, garments_version = store.version(VIDEOS), store.version(GARMENTS)
+    yield dg.MaterializeResult(
+        asset_key="videos",
+        metadata=table_metadata(store, VIDEOS, videos_version, report.rows)
+        | {"ok": report.ok, "rejected": report.rejected, "error": report.errors}
+        | {"preview": picture(contact_sheet(store, batch, "videos")) or "nothing to show"},
+        data_version=dg.DataVersion(str(videos_version)),
+        check_results=check_results(check_videos(store, batch), "videos"),
+    )
+    yield dg.MaterializeResult(
+        asset_key="garments",
+        metadata=table_metadata(store, GARMENTS, garments_version, report.garments)
+        | {"preview": picture(contact_sheet(store, batch, "garments")) or "nothing to show"},
+        data_version=dg.DataVersion(str(garments_version)),
+    )

@@ -1,0 +1,28 @@
+"""Jobs: one for each half of the pipeline, one for all of it."""
+
+import dagster as dg
+
+ANNOTATION_GROUPS = ("ingest", "annotations")
+MODEL_GROUPS = ("training", "tryon", "evaluation")
+
+annotate = dg.define_asset_job(
+    "annotate",
+    selection=dg.AssetSelection.groups(*ANNOTATION_GROUPS),
+    description="Raw videos of one batch to pose, hands, masks, captions and training clips",
+    tags={"half": "annotation"},
+)
+
+model = dg.define_asset_job(
+    "model",
+    selection=dg.AssetSelection.groups(*MODEL_GROUPS),
+    description="All clips to a training set, a checkpoint, try-on videos, metrics and interaction success rates",
+    tags={"half": "model"},
+)
+
+everything = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.groups(*ANNOTATION_GROUPS, *MODEL_GROUPS),
+    description="One batch all the way from raw videos to interaction success rates",
+)
+
+all_jobs = [annotate, model, everything]

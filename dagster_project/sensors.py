@@ -1,0 +1,53 @@
+"""The landing-zone sensor: a folder that appears below `<lake>/landing` becomes a batch and is annotated.
+
+A folder counts once nothing in it has changed for a while, so that a copy under way is not taken for a whole batch.
+A batch whose files change later is annotated again; stages skip what they have done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+
+import dagster as dg
+
+from assets.partitions import video_batches
+from dagster_project.jobs import annotate
+from pipelines.ingest.landing import landing_batches
+
+SETTLE_SECONDS = 30.0
+MAX_RUNS_PER_TICK = 20
+
+
+@dg.sensor(
+    job=annotate,
+    minimum_interval_seconds=30,
+    required_resource_keys={"lake"},
+    description="Adds a partition for every folder in the landing zone and annotates it",
+)
+def landing_zone(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Add partitions for settled landing folders that are new or changed, and request their runs."""
+    store = context.resources.lake.store()
+    known = set(context.instance.get_dynamic_partitions(video_batches.name))
+    seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
+    requests, added = [], []
+    for batch, files in landing_batches(store).items():
+        if not files or time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
+            continue
+        listing = sorted((f.path, f.size, round(f.modified, 3)) for f in files)
+        signature = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+        if seen.get(batch) == signature:
+            continue
+        if len(requests) == MAX_RUNS_PER_TICK:
+            context.log.info(f"{MAX_RUNS_PER_TICK} batches requested; the rest follow in the next tick")
+            break
+        if batch not in known:
+            added.append(batch)
+        requests.append(dg.RunRequest(run_key=f"{batch}:{signature}", partition_key=batch))
+        seen[batch] = signature
+    return dg.SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=[video_batches.build_add_request(added)] if added else [],
+        cursor=json.dumps(seen, sort_keys=True),
+    )

@@ -1,0 +1,100 @@
+"""Which annotation stages there are, in order, without importing any of them.
+
+The orchestration needs names, inputs, versions and settings at start-up and must not load cv2 or torch for it; each
+family therefore keeps those in its light `settings` module, and its stage class is imported by whoever runs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from pipelines.stage import Stage
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """Where one stage lives.
+
+    Attributes:
+        name: Stage, table and asset.
+        family: Package below `pipelines`, with modules `settings` and `stage`.
+        stage_class: Class in the family's `stage` module.
+        settings_class: Class in the family's `settings` module, which also holds `CODE_VERSION`.
+        inputs: Upstream stages.
+        title: What it does, for people who have never seen the code.
+    """
+
+    name: str
+    family: str
+    stage_class: str
+    settings_class: str
+    inputs: tuple[str, ...]
+    title: str
+
+    @property
+    def settings(self) -> type[BaseModel]:
+        """The stage's settings model."""
+        return getattr(importlib.import_module(f"pipelines.{self.family}.settings"), self.settings_class)
+
+    @property
+    def code_version(self) -> str:
+        """Version of the stage's code."""
+        return importlib.import_module(f"pipelines.{self.family}.settings").CODE_VERSION
+
+    def build(self, settings: BaseModel | None = None) -> Stage:
+        """The stage, with its default settings unless given."""
+        cls = getattr(importlib.import_module(f"pipelines.{self.family}.stage"), self.stage_class)
+        return cls(settings if settings is not None else self.settings())
+
+
+STAGES: dict[str, StageEntry] = {
+    s.name: s
+    for s in (
+        StageEntry(
+            "pose",
+            "pose",
+            "PoseStage",
+            "PoseSettings",
+            (),
+            "Body pose of the main person in every frame: 33 landmarks in pixels and in metres, and the person mask",
+        ),
+        StageEntry(
+            "hands",
+            "hands",
+            "HandsStage",
+            "HandsSettings",
+            ("pose",),
+            "Both hands in every frame as 21 keypoints and a posed 3D mesh, identity kept, gaps filled and flagged",
+        ),
+        StageEntry(
+            "agnostic_masks",
+            "masks",
+            "AgnosticMaskStage",
+            "MasksSettings",
+            ("pose", "hands"),
+            "The region a try-on model may repaint: the garment, with hands kept visible and held cloth inside",
+        ),
+        StageEntry(
+            "captions",
+            "captions",
+            "CaptionsStage",
+            "CaptionSettings",
+            ("pose", "hands", "agnostic_masks"),
+            "One caption of the whole video, and timestamped captions of what the hands do to the garment",
+        ),
+        StageEntry(
+            "clips",
+            "clips",
+            "ClipsStage",
+            "ClipsSettings",
+            ("pose", "hands", "agnostic_masks", "captions"),
+            "Training windows with latents of video, conditions and garment, and embeddings of their captions",
+        ),
+    )
+}
+"""Every annotation stage in an order in which each comes after its inputs."""

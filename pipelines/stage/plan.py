@@ -1,0 +1,77 @@
+"""Which videos of a batch a stage still has to do, and the status rows that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.stage.base import Stage
+from pipelines.store import DeltaStore
+from pipelines.store.schemas import STAGE_STATUS, VIDEOS
+
+
+@dataclass
+class Plan:
+    todo: list[dict[str, Any]]
+    blocked: list[dict[str, Any]]
+    blocked_reason: dict[str, str]
+    kept: set[str]
+    fingerprints: dict[str, str]
+    status: dict[str, dict[str, Any]]
+    changed: bool
+
+
+def make_plan(stage: Stage, store: DeltaStore, batch: str) -> Plan:
+    all_videos = store.read(VIDEOS, where={"batch": batch}).to_pylist()
+    if not all_videos:
+        raise LookupError(f"Batch {batch!r} has no videos: materialise `videos` for it, or ingest it first")
+    videos = [v for v in all_videos if v["status"] == "ok"]
+    known = read_statuses(store, batch, stage.name)
+    upstream = {name: read_statuses(store, batch, name) for name in stage.inputs}
+    plan = Plan([], [], {}, set(), {}, {}, False)
+    for row in videos:
+        video_id = row["video_id"]
+        entries = {name: table.get(video_id) for name, table in upstream.items()}
+        failed = {n: e for n, e in entries.items() if e is None or e["status"] != "ok"}
+        plan.fingerprints[video_id] = stage.fingerprint(
+            row, {n: e["fingerprint"] if e else "" for n, e in entries.items()}
+        )
+        before = known.get(video_id)
+        if failed:
+            name, entry = next(iter(failed.items()))
+            plan.blocked.append(row)
+            plan.blocked_reason[video_id] = (
+                f"{name} failed: {entry['reason']}" if entry else f"{name} has no rows yet: materialise it first"
+            )
+        elif before and before["status"] == "ok" and before["fingerprint"] == plan.fingerprints[video_id]:
+            plan.kept.add(video_id)
+            plan.status[video_id] = before
+        else:
+            plan.todo.append(row)
+    blocked_anew = any(
+        not (e := known.get(r["video_id"])) or e["reason"] != plan.blocked_reason[r["video_id"]] for r in plan.blocked
+    )
+    plan.changed = bool(plan.todo) or blocked_anew or set(known) != {v["video_id"] for v in videos}
+    if not plan.changed:
+        plan.status |= {r["video_id"]: known[r["video_id"]] for r in plan.blocked}
+    return plan
+
+
+def read_statuses(store: DeltaStore, batch: str, stage: str) -> dict[str, dict[str, Any]]:
+    rows = store.read(STAGE_STATUS, where={"batch": batch, "stage": stage}).to_pylist()
+    return {r["video_id"]: r for r in rows}
+
+
+def status_row(
+    row: Mapping[str, Any], plan: Plan, status: str, reason: str | None = None, **numbers: Any
+) -> dict[str, Any]:
+    defaults = {"rows": 0, "frames": 0, "seconds": 0.0, "model_seconds": 0.0, "peak_memory_mb": None}
+    return {
+        "video_id": row["video_id"],
+        "status": status,
+        "reason": reason,
+        "fingerprint": plan.fingerprints[row["video_id"]],
+        **defaults,
+        **numbers,
+    }

@@ -1,0 +1,82 @@
+"""Stages for testing the runner: real rows in the real tables, made without any model."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel
+
+from pipelines.arrays import record_batch
+from pipelines.stage import Stage, VideoTask
+from pipelines.store.schemas import AGNOSTIC_MASKS, POSE
+
+
+class FakeSettings(BaseModel):
+    shift: int = 0
+    delay_s: float = 0.0
+
+
+class FakePose(Stage):
+    """One row a frame; what a video's `source_path` says decides how it fails."""
+
+    name = "pose"
+    code_version = "1"
+
+    def setup(self, threads: int) -> None:
+        if self.settings.shift < 0:
+            raise FileNotFoundError("weights are missing: run `itryon weights`")
+
+    def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
+        name = task.row["source_path"]
+        if log := os.environ.get("FAKE_STAGE_LOG"):
+            with Path(log).open("a") as f:
+                f.write(f"{task.video_id}\n")
+        if "bad" in name:
+            raise ValueError("no person in the video")
+        if "crash" in name:
+            os._exit(9)
+        if "hang" in name:
+            time.sleep(60)
+        frames = np.arange(task.row["num_frames"])
+        for part in np.array_split(frames, 3):
+            time.sleep(self.settings.delay_s)
+            with task.inference():
+                score = part / 10 + self.settings.shift
+            task.advance(len(part))
+            columns = {
+                "frame": part,
+                "time_s": part / 30,
+                "detected": np.ones(len(part), bool),
+                "landmarks": [[]] * len(part),
+                "world_landmarks": [[]] * len(part),
+                "score": score,
+                "person_mask": [b""] * len(part),
+                "person_area": score,
+            }
+            yield record_batch(columns, POSE.schema)
+
+
+class FakeMasks(Stage):
+    """Reads the pose rows and copies their score."""
+
+    name = "agnostic_masks"
+    code_version = "1"
+    inputs = ("pose",)
+
+    def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
+        pose = task.rows("pose", ["frame", "score"])
+        n = pose.num_rows
+        columns = {
+            "frame": pose["frame"].combine_chunks(),
+            "mask": [b""] * n,
+            "height": [1] * n,
+            "width": [1] * n,
+            "area_fraction": pose["score"].combine_chunks(),
+            "category": ["upper_body"] * n,
+            "source": ["geometric"] * n,
+        }
+        task.advance(n)
+        yield record_batch(columns, AGNOSTIC_MASKS.schema)

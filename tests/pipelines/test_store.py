@@ -1,0 +1,194 @@
+"""The lake: partition replacement, typed reads, blobs that are whole or absent."""
+
+import hashlib
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake.exceptions import DeltaError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.arrays import (
+    decode_mask,
+    encode_mask,
+    points_to_arrow,
+    points_to_numpy,
+    record_batch,
+    structs_to_arrow,
+    structs_to_numpy,
+)
+from pipelines.store import TABLES, BlobStore, Commit, DeltaStore
+from pipelines.store.delta import predicate
+from pipelines.store.schemas import CAMERA, CAPTIONS, LANDMARK, POINT_2D, STAGE_STATUS
+
+
+def caption_rows(batch: str, texts: list[str]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "batch": batch,
+                "video_id": f"{i:016x}",
+                "kind": "action",
+                "action": "other",
+                "start_frame": i,
+                "end_frame": i + 1,
+                "handedness": None,
+                "text": text,
+                "confidence": 0.5,
+                "source": "manifest",
+                "fingerprint": "f",
+            }
+            for i, text in enumerate(texts)
+        ],
+        CAPTIONS.schema,
+    )
+
+
+@pytest.fixture
+def store(tmp_path) -> DeltaStore:
+    return DeltaStore(tmp_path / "lake")
+
+
+def test_every_table_is_created_with_documented_columns(store):
+    store.ensure_tables()
+    store.ensure_tables()
+    for spec in TABLES.values():
+        assert all(spec.column_docs().values()), spec.name
+        assert store.read(spec).num_rows == 0
+        assert store.read(spec).schema.equals(spec.schema)
+        assert store.version(spec) == 0
+
+
+def test_replacing_one_batch_leaves_the_others(store):
+    store.replace(CAPTIONS, caption_rows("a", ["one", "two"]), {"batch": "a"}, Commit("run-1", "3"))
+    store.replace(CAPTIONS, caption_rows("b", ["three"]), {"batch": "b"}, Commit())
+    version = store.replace(CAPTIONS, caption_rows("a", ["four"]), {"batch": "a"}, Commit())
+    rows = store.read(CAPTIONS)
+    assert sorted(zip(rows["batch"].to_pylist(), rows["text"].to_pylist())) == [("a", "four"), ("b", "three")]
+    before = store.read(CAPTIONS, version=version - 1)
+    assert sorted(before["text"].to_pylist()) == ["one", "three", "two"]
+    history = store.open(CAPTIONS).history()
+    assert any(h.get("itryon/run_id") == "run-1" and h.get("itryon/code_version") == "3" for h in history)
+
+
+def test_a_reader_is_streamed_and_rows_outside_the_partition_are_refused(store):
+    table = caption_rows("a", ["x"] * 10)
+    store.replace(CAPTIONS, table.to_reader, {"batch": "a"}, Commit())
+    assert store.read(CAPTIONS).num_rows == 10
+    with pytest.raises(DeltaError, match="10 rows failed validation"):
+        store.replace(CAPTIONS, table, {"batch": "b"}, Commit())
+    assert store.read(CAPTIONS).num_rows == 10
+    with pytest.raises(ValueError, match="is replaced by"):
+        store.replace(CAPTIONS, table, {"video_id": "b"}, Commit())
+
+
+def _overwrite(root: str, batch: str) -> None:
+    store = DeltaStore(root)
+    for i in range(5):
+        store.replace(CAPTIONS, caption_rows(batch, [str(i)] * 3), {"batch": batch}, Commit())
+
+
+def test_concurrent_writers_of_different_batches_lose_nothing(store):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_overwrite, args=(store.root, f"b{i}")) for i in range(3)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(120)
+    assert [w.exitcode for w in workers] == [0, 0, 0]
+    rows = store.read(CAPTIONS)
+    assert rows.num_rows == 9 and set(rows["text"].to_pylist()) == {"4"}
+
+
+@given(st.text(max_size=20), st.lists(st.text(max_size=8), max_size=4))
+def test_predicates_quote_what_they_are_given(value, values):
+    text = predicate({"a": value, "b": values})
+    assert text.startswith("a = '" + value.replace("'", "''") + "' AND ")
+    assert text.endswith("false" if not values else ")")
+
+
+def test_predicates_select_exactly(store):
+    names = ["it's", "x' OR '1'='1", "plain"]
+    store.replace(CAPTIONS, caption_rows("a", names), {"batch": "a"}, Commit())
+    for name in names:
+        assert store.read(CAPTIONS, ["text"], {"text": name})["text"].to_pylist() == [name]
+    assert store.read(CAPTIONS, ["text"], {"text": []}).num_rows == 0
+
+
+def test_status_is_partitioned_so_that_stages_do_not_conflict():
+    assert STAGE_STATUS.partition_by == ("batch", "stage")
+
+
+# --- blobs ---
+
+
+@given(data=st.binary(max_size=5000))
+@settings(max_examples=20)
+def test_blobs_round_trip_under_their_digest(tmp_path_factory, data):
+    blobs = BlobStore(str(tmp_path_factory.mktemp("lake")))
+    uri = blobs.put_bytes(data, ".bin")
+    assert uri == f"blobs/{hashlib.sha256(data).hexdigest()[:2]}/{hashlib.sha256(data).hexdigest()}.bin"
+    assert blobs.read_bytes(uri) == data
+    assert blobs.put_bytes(data, ".bin") == uri
+
+
+def test_a_damaged_blob_is_named(store, tmp_path):
+    source = tmp_path / "Video Ü.MP4"
+    source.write_bytes(b"abc")
+    uri = store.blobs.put_file(source)
+    assert uri.endswith(".mp4") and store.blobs.local_path(uri).read_bytes() == b"abc"
+    store.blobs.local_path(uri).write_bytes(b"abd")
+    with pytest.raises(OSError, match="damaged"):
+        store.blobs.read_bytes(uri)
+
+
+@pytest.mark.parametrize("uri", ["../x", "/etc/passwd", "blobs/../../x", "", "tables/x"])
+def test_no_uri_leaves_the_blob_folder(store, uri):
+    with pytest.raises(ValueError, match="Not a blob"):
+        store.blobs.read_bytes(uri)
+
+
+def test_an_interrupted_write_leaves_nothing(store):
+    class Broken:
+        def read(self, _):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.blobs._write(Broken(), BlobStore.uri_for("ab" * 32, ".bin"), "ab" * 32)
+    assert [p for p in Path(store.root).rglob("*") if p.is_file()] == []
+
+
+# --- arrays ---
+
+
+@given(st.integers(0, 5), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_points_round_trip_with_gaps(rows, count, random):
+    points = np.random.default_rng(random.randrange(1 << 30)).normal(size=(rows, count, 4)).astype(np.float32)
+    valid = np.array([random.random() < 0.7 for _ in range(rows)], bool)
+    back = points_to_numpy(points_to_arrow(points, LANDMARK, valid), count)
+    np.testing.assert_array_equal(back[valid], points[valid])
+    assert np.isnan(back[~valid]).all()
+
+
+def test_points_survive_chunks_and_slices():
+    points = np.arange(5 * 2 * 2, dtype=np.float32).reshape(5, 2, 2)
+    column = points_to_arrow(points, POINT_2D)
+    chunked = pa.chunked_array([column.slice(1, 2), column.slice(3, 2)])
+    np.testing.assert_array_equal(points_to_numpy(chunked, 2), points[1:])
+    np.testing.assert_array_equal(
+        structs_to_numpy(structs_to_arrow(points.reshape(5, 4), CAMERA).slice(2)), points.reshape(5, 4)[2:]
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1 << 30))
+def test_masks_round_trip(height, width, seed):
+    mask = (np.random.default_rng(seed).random((height, width)) < 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(decode_mask(encode_mask(mask), height, width), mask)
+
+
+def test_record_batches_take_the_declared_types():
+    batch = record_batch({"text": ["a"], "start_frame": np.array([3])}, CAPTIONS.schema)
+    assert batch.schema.field("start_frame").type == pa.int32()
