@@ -1,0 +1,397 @@
+"""The iTryOn transformer: Wan2.1-VACE with an Interaction Guider and action captions through A-RoPE.
+
+A subclass of diffusers' `WanVACETransformer3DModel` whose parameters are the stock ones, under the stock names, plus
+`guider.*`, `blocks.<i>.attn_action.*` and `blocks.<i>.norm_action.*`. The added outputs start at zero, so a model
+filled from a public checkpoint gives the stock model's output to the bit.
+
+Where things sit:
+
+- The guider adds to the patch tokens once, before the VACE branch and the blocks.
+- Action attention follows the text cross-attention inside the main blocks of `action_layers`, before the feed-forward
+  network, so that a block reads the caption before it transforms.
+- VACE hints are added inside the block and not behind it as in the stock model: step caches skip blocks, and a hint
+  added outside is added to the cached result a second time (FirstBlockCache and MagCache are wrong on the stock model).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import WanVACETransformer3DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.utils.peft_utils import apply_lora_scale
+from torch import nn
+
+from models.itryon.a_rope import ActionAttention, ActionContext, action_context
+from models.itryon.guider import InteractionGuider
+from models.itryon.presets import preset
+
+
+class ITryOnTransformerBlock(WanTransformerBlock):
+    """A Wan block with optional action attention, which adds its VACE hint itself.
+
+    Args:
+        with_action: Whether the block has action attention. The others are those of `WanTransformerBlock`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        qk_norm: str = "rms_norm_across_heads",
+        cross_attn_norm: bool = False,
+        eps: float = 1e-6,
+        added_kv_proj_dim: int | None = None,
+        with_action: bool = False,
+    ):
+        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
+        self.attn_action = ActionAttention(dim, num_heads, eps) if with_action else None
+        self.norm_action = FP32LayerNorm(dim, eps, elementwise_affine=True) if with_action else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        action: ActionContext | None = None,
+        control_hint: torch.Tensor | None = None,
+        control_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """One block; (B, N, dim) -> (B, N, dim).
+
+        Args:
+            hidden_states: Tokens, (B, N, dim).
+            encoder_hidden_states: Embedded global caption, (B, L, dim).
+            temb: Modulation of the timestep, (B, 6, dim).
+            rotary_emb: cos and sin of the stock 3D RoPE.
+            action: Action captions; None skips action attention.
+            control_hint: What the VACE branch adds behind this block, (B, N, dim).
+            control_scale: Its weight, a scalar tensor.
+        """
+        shift_msa, scale_msa, gate_msa, c_shift_msa, c_scale_msa, c_gate_msa = (
+            self.scale_shift_table + temb.float()
+        ).chunk(6, dim=1)
+        states = (self.norm1(hidden_states.float()) * (1 + scale_msa) + shift_msa).type_as(hidden_states)
+        attended = self.attn1(states, None, None, rotary_emb)
+        hidden_states = (hidden_states.float() + attended * gate_msa).type_as(hidden_states)
+
+        states = self.norm2(hidden_states.float()).type_as(hidden_states)
+        hidden_states = hidden_states + self.attn2(states, encoder_hidden_states, None, None)
+
+        if self.attn_action is not None and action is not None:
+            states = self.norm_action(hidden_states.float()).type_as(hidden_states)
+            hidden_states = hidden_states + self.attn_action(states, action)
+
+        states = (self.norm3(hidden_states.float()) * (1 + c_scale_msa) + c_shift_msa).type_as(hidden_states)
+        hidden_states = (hidden_states.float() + self.ffn(states).float() * c_gate_msa).type_as(hidden_states)
+
+        if control_hint is not None:
+            hidden_states = hidden_states + control_hint.to(hidden_states.device) * control_scale
+        return hidden_states
+
+
+class ITryOnTransformer3DModel(WanVACETransformer3DModel):
+    """Wan2.1-VACE transformer with hand and action guidance (iTryOn, arXiv 2605.21431, sections 3.4 and 3.5).
+
+    Args:
+        guider_dim: Channels inside the Interaction Guider; None builds none.
+        guider_heads: Heads of its self-attention.
+        action_layers: Main blocks with action attention; empty builds none.
+        action_separation: k of A-RoPE.
+        action_theta: RoPE base of A-RoPE.
+        action_hard_mask: Let a latent frame see its own segment's caption only.
+
+    The other arguments are those of `WanVACETransformer3DModel`.
+    """
+
+    _no_split_modules = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
+    _repeated_blocks = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
+    _keep_in_fp32_modules = [*WanVACETransformer3DModel._keep_in_fp32_modules, "norm_action"]
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, ...] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        vace_layers: list[int] = [0, 5, 10, 15, 20, 25, 30, 35],  # noqa: B006 - the stock default, never changed
+        vace_in_channels: int = 96,
+        guider_dim: int | None = 384,
+        guider_heads: int = 6,
+        action_layers: list[int] = [0, 5, 10, 15, 20, 25, 30, 35],  # noqa: B006
+        action_separation: float = 4.0,
+        action_theta: float = 10000.0,
+        action_hard_mask: bool = False,
+    ) -> None:
+        super().__init__(
+            patch_size=patch_size,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=text_dim,
+            freq_dim=freq_dim,
+            ffn_dim=ffn_dim,
+            num_layers=num_layers,
+            cross_attn_norm=cross_attn_norm,
+            qk_norm=qk_norm,
+            eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
+            rope_max_seq_len=rope_max_seq_len,
+            pos_embed_seq_len=pos_embed_seq_len,
+            vace_layers=vace_layers,
+            vace_in_channels=vace_in_channels,
+        )
+        if patch_size[0] != 1:
+            raise ValueError(f"Segments are given per latent frame: the temporal patch must be 1, not {patch_size[0]}")
+        if not set(action_layers) <= set(range(num_layers)):
+            raise ValueError(f"Action layers {action_layers} exceed the {num_layers} blocks")
+        dim = num_attention_heads * attention_head_dim
+        self.blocks = nn.ModuleList(
+            ITryOnTransformerBlock(
+                dim,
+                ffn_dim,
+                num_attention_heads,
+                qk_norm,
+                cross_attn_norm,
+                eps,
+                added_kv_proj_dim,
+                with_action=i in action_layers,
+            )
+            for i in range(num_layers)
+        )
+        self.guider = (
+            None if guider_dim is None else InteractionGuider(in_channels, dim, guider_dim, guider_heads, patch_size)
+        )
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> ITryOnTransformer3DModel:
+        """A model of a preset's size with random weights; `overrides` replace single arguments."""
+        return cls(**{**preset(name), **overrides})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
+        """Load an iTryOn checkpoint, or a stock Wan2.1-VACE one whose missing iTryOn modules start at zero output.
+
+        Args and result are those of diffusers' `from_pretrained`; configuration values may be given as keywords, for
+        instance `action_layers`.
+
+        Raises:
+            ValueError: The checkpoint lacks parameters of the stock model, or only a part of an added module.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            model.initialise_added(set(info["missing_keys"]), pretrained_model_name_or_path)
+        return (model, info) if wants_info else model
+
+    def added_modules(self) -> dict[str, nn.Module]:
+        """Name -> module of everything that the stock model does not have."""
+        found: dict[str, nn.Module] = {} if self.guider is None else {"guider": self.guider}
+        for i, block in enumerate(self.blocks):
+            if block.attn_action is not None:
+                found[f"blocks.{i}.attn_action"] = block.attn_action
+                found[f"blocks.{i}.norm_action"] = block.norm_action
+        return found
+
+    def initialise_added(self, missing: set[str], source: Any = "the checkpoint") -> None:
+        """Give added modules their starting weights: those named in `missing`, which a loader left without memory.
+
+        Raises:
+            ValueError: `missing` names anything but whole added modules.
+        """
+        rest = set(missing)
+        for name, module in self.added_modules().items():
+            own = {f"{name}.{key}" for key in module.state_dict()}
+            if not own <= rest:
+                continue
+            rest -= own
+            module.to_empty(device=self.device)
+            for child in module.modules():
+                if hasattr(child, "reset_parameters"):
+                    child.reset_parameters()
+            if hasattr(module, "reset_output"):
+                module.reset_output()
+            if not name.endswith("norm_action"):
+                module.to(self.dtype)
+        if rest:
+            raise ValueError(
+                f"{source} lacks {len(rest)} parameters of this model, such as {min(rest)}: it is another preset's "
+                "checkpoint, or a damaged one"
+            )
+
+    def enable_cache(self, config: Any) -> None:
+        """Switch on one of diffusers' step caches; hints are added inside the blocks, so skipping blocks is right."""
+        # Registered here and not at import: the registry pulls in every transformer of diffusers.
+        from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+
+        TransformerBlockRegistry.register(
+            ITryOnTransformerBlock,
+            TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
+        )
+        super().enable_cache(config)
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_image: torch.Tensor | None = None,
+        control_hidden_states: torch.Tensor | None = None,
+        control_hidden_states_scale: torch.Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        *,
+        hand_hidden_states: torch.Tensor | None = None,
+        hand_frame_mask: torch.Tensor | None = None,
+        action_hidden_states: torch.Tensor | None = None,
+        action_attention_mask: torch.Tensor | None = None,
+        segment_index: torch.Tensor | None = None,
+        segment_interactive: torch.Tensor | None = None,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Predict the flow-matching velocity of noisy latents.
+
+        T latent frames include the prepended reference frames (garments).
+
+        Args:
+            hidden_states: Noisy latents, (B, 16, T, H, W); H and W multiples of the patch.
+            timestep: (B,), 0 to 1000.
+            encoder_hidden_states: Global caption, (B, L, text_dim).
+            encoder_hidden_states_image: As in the stock model.
+            control_hidden_states: VACE control channels, (B, 96, T, H, W).
+            control_hidden_states_scale: Weight of each VACE layer, (number of VACE layers,).
+            return_dict: Whether to return a `Transformer2DModelOutput` rather than a tuple.
+            attention_kwargs: `scale` is the LoRA scale.
+            hand_hidden_states: Latents of the rendered hand video, (B, 16, T, H, W); None leaves the guider out.
+            hand_frame_mask: (B, T), 1 where a hand is present in the latent frame, 0 on reference frames.
+            action_hidden_states: Captions of the segments in time order, (B, S, L, text_dim), the empty caption for
+                non-interactive ones; None leaves action attention out.
+            action_attention_mask: (B, S, L), 1 on caption tokens; all 0 for segments that pad a batch.
+            segment_index: (B, T) integers, the segment 1..S of each latent frame, 0 on reference frames.
+            segment_interactive: (B, S), whether the segment is an interaction.
+
+        Raises:
+            ValueError: Shapes that do not fit each other, or conditions of a module that this model does not have.
+        """
+        self._check_conditions(
+            hidden_states, hand_hidden_states, hand_frame_mask, action_hidden_states, segment_index, segment_interactive
+        )
+        batch, _, num_frames, height, width = hidden_states.shape
+        _, patch_h, patch_w = self.config.patch_size
+        rows, columns = height // patch_h, width // patch_w
+
+        if control_hidden_states is None:
+            raise ValueError("`control_hidden_states` is missing: build it with models.itryon.conditioning")
+        if control_hidden_states_scale is None:
+            control_hidden_states_scale = control_hidden_states.new_ones(len(self.config.vace_layers))
+        if len(control_hidden_states_scale) != len(self.config.vace_layers):
+            raise ValueError(
+                f"{len(control_hidden_states_scale)} control scales for {len(self.config.vace_layers)} VACE layers"
+            )
+        scales = torch.unbind(control_hidden_states_scale)
+
+        rotary_emb = self.rope(hidden_states)
+        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)
+        if hand_hidden_states is not None:
+            hidden_states = hidden_states + self.guider(hand_hidden_states, hand_frame_mask)
+
+        control = self.vace_patch_embedding(control_hidden_states).flatten(2).transpose(1, 2)
+        padding = control.new_zeros(batch, hidden_states.size(1) - control.size(1), control.size(2))
+        control = torch.cat([control, padding], dim=1)
+
+        temb, timestep_proj, encoder_hidden_states, image_states = self.condition_embedder(
+            timestep, encoder_hidden_states, encoder_hidden_states_image
+        )
+        timestep_proj = timestep_proj.unflatten(1, (6, -1))
+        if image_states is not None:
+            encoder_hidden_states = torch.concat([image_states, encoder_hidden_states], dim=1)
+
+        action = None
+        if action_hidden_states is not None:
+            action = action_context(
+                self.condition_embedder.text_embedder(action_hidden_states),
+                action_attention_mask,
+                segment_index,
+                segment_interactive,
+                tokens_per_frame=rows * columns,
+                head_dim=self.config.attention_head_dim,
+                separation=self.config.action_separation,
+                theta=self.config.action_theta,
+                hard_mask=self.config.action_hard_mask,
+            )
+
+        checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
+
+        def run(block: nn.Module, *args: Any) -> Any:
+            return self._gradient_checkpointing_func(block, *args) if checkpointing else block(*args)
+
+        hints = {}
+        for layer, scale, block in zip(self.config.vace_layers, scales, self.vace_blocks):
+            hint, control = run(block, hidden_states, encoder_hidden_states, control, timestep_proj, rotary_emb)
+            hints[layer] = (hint, scale)
+        for i, block in enumerate(self.blocks):
+            hidden_states = run(
+                block,
+                hidden_states,
+                encoder_hidden_states,
+                timestep_proj,
+                rotary_emb,
+                action if block.attn_action is not None else None,
+                *hints.pop(i, (None, None)),
+            )
+
+        shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
+        shift, scale = shift.to(hidden_states.device), scale.to(hidden_states.device)
+        hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
+        patches = self.proj_out(hidden_states).reshape(batch, num_frames, rows, columns, 1, patch_h, patch_w, -1)
+        output = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    def _check_conditions(
+        self,
+        latents: torch.Tensor,
+        hands: torch.Tensor | None,
+        hand_mask: torch.Tensor | None,
+        actions: torch.Tensor | None,
+        index: torch.Tensor | None,
+        interactive: torch.Tensor | None,
+    ) -> None:
+        batch, _, frames, height, width = latents.shape
+        if hands is not None:
+            if self.guider is None:
+                raise ValueError("Hand latents for a model without guider: it was built with guider_dim=None")
+            if hands.shape[0] != batch or hands.shape[2:] != latents.shape[2:]:
+                raise ValueError(f"Hand latents {tuple(hands.shape)} do not fit latents {tuple(latents.shape)}")
+            if hand_mask is not None and hand_mask.shape != (batch, frames):
+                raise ValueError(f"hand_frame_mask is {tuple(hand_mask.shape)}, not {(batch, frames)}")
+        if actions is not None:
+            if not self.config.action_layers:
+                raise ValueError("Action captions for a model without action layers")
+            if index is None or interactive is None:
+                raise ValueError("Action captions need segment_index and segment_interactive")
+            if index.shape != (batch, frames) or interactive.shape != actions.shape[:2] or len(actions) != batch:
+                raise ValueError(
+                    f"Captions {tuple(actions.shape)}, segment_index {tuple(index.shape)} and segment_interactive "
+                    f"{tuple(interactive.shape)} do not fit {batch} clips of {frames} latent frames"
+                )
