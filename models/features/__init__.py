@@ -1,0 +1,1 @@
+"""Feature networks that metrics are computed with."""
