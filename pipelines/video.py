@@ -25,23 +25,14 @@ import av
 import av.error
 import numpy as np
 
+from pipelines.video_container import VideoError, open_container, orientation
 from pipelines.video_writer import VideoWriter
 
 __all__ = ["VideoError", "VideoFrame", "VideoInfo", "VideoReader", "VideoWriter", "probe"]
 
-# A file's name says nothing about its content: without this list, a playlist renamed to .mp4 makes ffmpeg open the
-# files and addresses that it names.
-_DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mxf,nut,h264,hevc,m4v,ivf,apng,png_pipe,"
-    "jpeg_pipe,mjpeg,webp_pipe,mp3,wav,flac,aac,ac3,aiff,caf,amr"
-)
 # Codecs whose packets are frames one to one in the containers above. For others the n-th packet need not be the n-th
 # frame, so a seek could land on a wrong index: they are decoded from the start.
 _SEEKABLE_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "mpeg4", "png"})
-
-
-class VideoError(Exception):
-    """A file that cannot be read as video; the message says why, for people."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +99,12 @@ class VideoReader:
         max_side: Scale down so that the longer side has at most this many pixels; never scales up.
         threads: Decoder threads; 0 lets ffmpeg choose.
 
+    Attributes:
+        path: The file.
+        info: What it holds.
+        announced_frames: Frames that the container's header speaks of, 0 where it says nothing; more than decode when
+            a file is cut off.
+
     Raises:
         VideoError: The file is missing, empty, not a video, has no video stream, or no frame decodes.
         ValueError: `fps` or `max_side` is not positive.
@@ -121,11 +118,12 @@ class VideoReader:
         self.path = Path(path)
         self.fps = fps
         self.threads = threads
-        self._container = _open(self.path)
+        self._container = open_container(self.path)
+        self.announced_frames = 0
         try:
             if not self._container.streams.video:
                 kind = "audio only" if self._container.streams.audio else "no picture or sound"
-                raise VideoError(f"{self.path.name}: there is no video stream in the file ({kind})")
+                raise VideoError(self.path.name, f"there is no video stream in the file ({kind})")
             self._stream = self._container.streams.video[0]
             self._stream.codec_context.thread_count = threads
             self._stream.codec_context.thread_type = "AUTO"
@@ -196,10 +194,11 @@ class VideoReader:
         """Read all packets' times (not their pictures), and the first frame that decodes."""
         pts: list[int] = []
         seekable = self._stream.codec_context.name in _SEEKABLE_CODECS
-        started, first_key, last_duration, packets = False, 0, 0, 0
+        started, first_key, last_duration, packets, hidden = False, 0, 0, 0, 0
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size == 0 or packet.is_discard:
+                    hidden += packet.is_discard
                     continue
                 packets += 1
                 if packet.pts is None:
@@ -214,7 +213,7 @@ class VideoReader:
         except (av.error.FFmpegError, OSError):
             seekable = False  # what was read until here is what there is
         if packets == 0:
-            raise VideoError(f"{self.path.name}: the video stream is empty, it holds no frames")
+            raise VideoError(self.path.name, "the video stream is empty, it holds no frames")
         pts.sort()
         seekable = seekable and bool(pts) and all(a < b for a, b in pairwise(pts))
         self._pts = pts if seekable else []
@@ -226,8 +225,8 @@ class VideoReader:
         self._rewind()
         first = next(self._raw_frames(), None)
         if first is None:
-            raise VideoError(f"{self.path.name}: not a single frame decodes, the file is damaged or cut off")
-        self._turns, self._mirrored = _orientation(first)
+            raise VideoError(self.path.name, "not a single frame decodes, the file is damaged or cut off")
+        self._turns, self._mirrored = orientation(first)
         stored = (first.width, first.height)
         scale = min(1.0, max_side / max(stored)) if max_side else 1.0
         self._size = (max(1, round(stored[0] * scale)), max(1, round(stored[1] * scale)))
@@ -241,6 +240,11 @@ class VideoReader:
             # Container rates are exact where they are right; times may be rounded to milliseconds.
             if not rate or abs(fps / measured - 1) > 0.01:
                 fps = measured
+        self.announced_frames = max(0, self._stream.frames - hidden)  # an edit list hides frames
+        if not self.announced_frames and self._container.duration and not self._container.streams.audio:
+            # The header has a duration only; half a second of tolerance for what muxers make of it.
+            announced = int((self._container.duration / 1e6 - 0.5) * fps)
+            self.announced_frames = max(announced, len(pts)) if announced > len(pts) else 0
         variable = bool(len(steps) and steps.max() - steps.min() > 0.5 * np.median(steps))
         duration = (times[-1] if times else 0.0) + (float(last_duration * base) or 1 / fps)
         # Rounded time stamps may lie up to one tick late.
@@ -261,7 +265,7 @@ class VideoReader:
         # A fresh container, for a pass from the start: some demuxers cannot seek back to frames without an index.
         if pts is None:
             self._container.close()
-            self._container = _open(self.path)
+            self._container = open_container(self.path)
             self._stream = self._container.streams.video[0]
             self._stream.codec_context.thread_count = self.threads
             self._stream.codec_context.thread_type = "AUTO"
@@ -348,42 +352,6 @@ class VideoReader:
         return np.ascontiguousarray(picture)
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    try:
-        size = path.stat().st_size
-    except OSError as e:
-        raise VideoError(f"{path.name}: cannot be opened ({e.strerror})") from e
-    if path.is_dir():
-        raise VideoError(f"{path.name}: is a folder, not a video file")
-    if size == 0:
-        raise VideoError(f"{path.name}: the file is empty (zero bytes); copy it again")
-    try:
-        # The prefix keeps a colon in a file's name from being read as a protocol.
-        return av.open(f"file:{path}", container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"})
-    except PermissionError as e:
-        raise VideoError(f"{path.name}: cannot be opened (permission denied)") from e
-    except (av.error.FFmpegError, OSError, ValueError) as e:
-        raise VideoError(
-            f"{path.name}: not a readable video file: it is cut off, damaged, or no video at all ({_short(e)})"
-        ) from e
-
-
-def _short(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
 def _chain(first: av.VideoFrame, rest: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     yield first
     yield from rest
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns clockwise, and whether the picture is mirrored left to right before them."""
-    data = next((d for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), None)
-    if data is None:
-        return 0, False
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float)
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b
-    return round(math.degrees(math.atan2(b, a)) / 90) % 4, bool(mirrored)
