@@ -1,0 +1,55 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup weights demo test bench lint format ui snapshots clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo "Python 3.11 or 3.12 is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch first and alone: the index that pip uses decides between its CPU and its CUDA build.
+	$(BIN)/python -m pip install --quiet "torch>=2.13,<2.14"
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+setup: $(STAMP)  ## Make the virtual environment and install the project
+	@$(BIN)/itryon doctor --brief
+
+weights: $(STAMP)  ## Get the pretrained weights of the default backends (verified, cached per user)
+	@$(BIN)/itryon weights
+
+demo: $(STAMP)  ## Run the whole DAG on a small real clip and print where the results are
+	@$(BIN)/itryon demo
+
+test: $(STAMP)  ## Run the whole test suite
+	@$(BIN)/itryon weights --quiet
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## Measure speed and size against baselines timed in the same run; writes benchmarks/RESULTS.md
+	@$(BIN)/itryon weights --quiet
+	$(BIN)/python -m benchmarks
+
+lint: $(STAMP)  ## Check style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(STAMP)  ## Open the Dagster UI on http://127.0.0.1:3000
+	$(BIN)/itryon ui
+
+snapshots: $(STAMP)  ## Accept changed asset specs, jobs and sensors
+	$(BIN)/python -m pytest tests/dagster_project/test_specs.py --snapshot-update
+
+clean:  ## Remove the virtual environment; lakes and caches stay
+	rm -rf $(VENV)

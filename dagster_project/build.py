@@ -1,0 +1,59 @@
+"""One factory for the definitions: the code location, the command line and the tests all use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets.annotations import annotation_assets
+from assets.evaluation import evaluation_assets
+from assets.ingest import ingest
+from assets.training import training_assets
+from assets.tryon import tryon_assets
+from dagster_project.jobs import all_jobs
+from dagster_project.resources import LakeResource, settings_resource
+from dagster_project.sensors import landing_zone
+from pipelines.checkpoints.settings import TrainingSettings
+from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
+from pipelines.ingest.settings import IngestSettings
+from pipelines.registry import STAGES
+from pipelines.stage import WorkerSettings
+from pipelines.training_sets.settings import TrainingSetSettings
+from pipelines.tryon.settings import TryOnSettings
+
+SETTINGS = {
+    "workers": WorkerSettings,
+    "ingest": IngestSettings,
+    **{name: entry.settings for name, entry in STAGES.items()},
+    "training_set": TrainingSetSettings,
+    "training": TrainingSettings,
+    "tryon": TryOnSettings,
+    "evaluation": EvaluationSettings,
+    "isr": IsrSettings,
+}
+"""Resource key -> settings model. A backend is chosen in the settings of its family."""
+
+
+def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """All assets, jobs, sensors and resources.
+
+    Args:
+        overrides: Resource key -> resource that replaces the default one.
+    """
+    resources: dict[str, Any] = {
+        "lake": LakeResource.configure_at_launch(),
+        "pipes": dg.PipesSubprocessClient(
+            # Saving a checkpoint takes longer than the 20 seconds a child gets by default.
+            forward_termination=True,
+            termination_timeout_seconds=180,
+        ),
+        **{key: settings_resource(model).configure_at_launch() for key, model in SETTINGS.items()},
+    }
+    return dg.Definitions(
+        assets=[ingest, *annotation_assets, *training_assets, *tryon_assets, *evaluation_assets],
+        jobs=all_jobs,
+        sensors=[landing_zone],
+        resources={**resources, **(overrides or {})},
+    )

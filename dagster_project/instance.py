@@ -1,0 +1,67 @@
+"""Where Dagster keeps its history of runs, and how the command line runs jobs in its own process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.partitions import video_batches
+from pipelines.store.delta import lake_root
+
+_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
+
+
+def dagster_home() -> Path:
+    """`DAGSTER_HOME`, or `<lake>/dagster`, so that each lake has its own history; created and configured on demand.
+
+    A lake at a URI cannot hold it: then it is `.dagster_home` in the current folder.
+    """
+    lake = lake_root()
+    chosen = os.environ.get("DAGSTER_HOME") or (".dagster_home" if "://" in lake else f"{lake}/dagster")
+    home = Path(chosen).expanduser().resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        shutil.copyfile(_CONFIG, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def run_job(
+    job: str,
+    *,
+    batch: str | None = None,
+    assets: Sequence[str] | None = None,
+    resources: Mapping[str, Mapping[str, Any]] | None = None,
+    verbose: bool = False,
+) -> dg.ExecuteInProcessResult:
+    """Run a job in this process, recorded like any other run: the UI shows it.
+
+    Args:
+        job: Name of the job.
+        batch: Partition to run, added when new.
+        assets: Assets of the job to run; all by default.
+        resources: Resource name -> settings that differ from the defaults.
+        verbose: Print Dagster's own log.
+    """
+    from dagster_project.build import build_defs
+
+    dagster_home()
+    with dg.DagsterInstance.get() as instance:
+        if batch is not None:
+            instance.add_dynamic_partitions(video_batches.name, [batch])
+        definition = build_defs().resolve_job_def(job)
+        return definition.execute_in_process(
+            instance=instance,
+            partition_key=batch,
+            asset_selection=[dg.AssetKey(a) for a in assets] if assets else None,
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "INFO" if verbose else "CRITICAL"}}},
+                **({"resources": {k: {"config": dict(v)} for k, v in resources.items()}} if resources else {}),
+            },
+            raise_on_error=False,
+        )

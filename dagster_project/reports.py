@@ -1,0 +1,131 @@
+"""What the command line prints: the state of the lake and the outcome of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import dagster as dg
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.registry import STAGES
+from pipelines.store import TABLES, DeltaStore
+from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
+
+
+def upstream_of(asset: str) -> list[str]:
+    """The asset and everything it depends on.
+
+    Raises:
+        LookupError: There is no such asset; the message lists those there are.
+    """
+    from dagster_project.build import build_defs
+
+    graph = build_defs().resolve_asset_graph()
+    key = dg.AssetKey(asset)
+    if key not in graph.get_all_asset_keys():
+        known = ", ".join(sorted(k.to_user_string() for k in graph.get_all_asset_keys()))
+        raise LookupError(f"there is no asset {asset!r}; assets: {known}")
+    selection = dg.AssetSelection.assets(key).upstream()
+    return [k.to_user_string() for k in selection.resolve(graph)]
+
+
+def lake_status(store: DeltaStore) -> dict[str, Any]:
+    """Counts of what is in the lake, ready for JSON."""
+    store.ensure_tables()
+    batches: dict[str, dict[str, Any]] = {}
+    for row in store.read(VIDEOS, ["batch", "status", "num_frames"]).to_pylist():
+        entry = batches.setdefault(row["batch"], {"videos": Counter(), "frames": 0, "garments": 0, "stages": {}})
+        entry["videos"][row["status"]] += 1
+        entry["frames"] += (row["num_frames"] or 0) if row["status"] == "ok" else 0
+    for row in store.read(GARMENTS, ["batch"]).to_pylist():
+        if row["batch"] in batches:
+            batches[row["batch"]]["garments"] += 1
+    for row in store.read(STAGE_STATUS, ["batch", "stage", "status", "rows"]).to_pylist():
+        if row["batch"] in batches:
+            stage = batches[row["batch"]]["stages"].setdefault(row["stage"], {"ok": 0, "error": 0, "rows": 0})
+            stage[row["status"]] += 1
+            stage["rows"] += row["rows"]
+    isr = store.read(ISR_SCORES, ["checkpoint_id", "success"])
+    checkpoints = []
+    for row in store.read(CHECKPOINTS, ["checkpoint_id", "preset", "steps", "final_loss", "created_at"]).to_pylist():
+        mine = isr.filter(pc.equal(isr["checkpoint_id"], row["checkpoint_id"]))["success"].drop_null().to_pylist()
+        tryons = store.read(TRYON_VIDEOS, ["status"], {"checkpoint_id": row["checkpoint_id"]}).num_rows
+        checkpoints.append(
+            {
+                **row,
+                "created_at": row["created_at"].isoformat(),
+                "tryon_videos": tryons,
+                "isr": sum(mine) / len(mine) if mine else None,
+                "isr_judged": len(mine),
+            }
+        )
+    return {
+        "lake": store.root,
+        "batches": {k: {**v, "videos": dict(v["videos"])} for k, v in sorted(batches.items())},
+        "checkpoints": sorted(checkpoints, key=lambda c: c["created_at"]),
+        "tables": {name: store.version(spec) for name, spec in TABLES.items()},
+    }
+
+
+def print_status(report: dict[str, Any], console: Console) -> None:
+    """The state of the lake as tables."""
+    console.print(f"lake {report['lake']}", highlight=False)
+    table = Table("batch", "videos", "frames", *STAGES, title="Batches (videos done, in red those that failed)")
+    for batch, entry in report["batches"].items():
+        videos = ", ".join(f"{count} {status}" for status, count in sorted(entry["videos"].items(), reverse=True))
+        cells = []
+        for name in STAGES:
+            stage = entry["stages"].get(name)
+            failed = f" [red]{stage['error']}[/]" if stage and stage["error"] else ""
+            cells.append(f"{stage['ok']}{failed}" if stage else "-")
+        table.add_row(batch, videos, str(entry["frames"]), *cells)
+    console.print(table)
+    if report["checkpoints"]:
+        table = Table("checkpoint", "preset", "steps", "loss", "try-on videos", "ISR", title="Checkpoints")
+        for c in report["checkpoints"]:
+            isr = f"{c['isr']:.2f} of {c['isr_judged']}" if c["isr"] is not None else "-"
+            row = (c["checkpoint_id"][:12], c["preset"], str(c["steps"]), f"{c['final_loss']:.4f}")
+            table.add_row(*row, str(c["tryon_videos"]), isr)
+        console.print(table)
+
+
+def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
+    """The rows of `videos` of one batch, with what is wrong."""
+    table = Table("file", "size", "fps", "frames", "status", "reason", title=f"videos of {batch}")
+    for v in store.read(VIDEOS, where={"batch": batch}).to_pylist():
+        size = f"{v['width']}x{v['height']}" if v["width"] else ""
+        fps = f"{v['fps']:.2f}" if v["fps"] else ""
+        colour = {"ok": "green", "rejected": "yellow", "error": "red"}[v["status"]]
+        status = f"[{colour}]{v['status']}[/]"
+        table.add_row(v["source_path"], size, fps, str(v["num_frames"] or ""), status, v["reason"] or "")
+    console.print(table)
+
+
+def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
+    """What a run made: one line an asset, and the checks that failed."""
+    table = Table("asset", "rows", "frames/s", "seconds", "note", title=f"run {result.run_id[:8]}")
+    for event in result.get_asset_materialization_events():
+        made = event.step_materialization_data.materialization
+        meta = {k: v.value for k, v in made.metadata.items()}
+        note = []
+        if meta.get("videos_failed"):
+            note.append(f"[red]{meta['videos_failed']} videos failed[/]")
+        if meta.get("videos_reused"):
+            note.append(f"{meta['videos_reused']} videos up to date")
+        cells = [meta.get(k) for k in ("dagster/row_count", "frames_per_second", "wall_seconds")]
+        table.add_row(made.asset_key.to_user_string(), *("" if c is None else str(c) for c in cells), ", ".join(note))
+    if table.row_count:
+        console.print(table)
+    for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        check = event.asset_check_evaluation_data
+        if not check.passed:
+            text = f"[red]check failed[/] {check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
+            console.print(text, highlight=False)
+    for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
+        error = event.step_failure_data.error
+        while error.cause is not None:
+            error = error.cause
+        console.print(f"[red]{event.step_key} failed[/] {error.message.strip()}", highlight=False)

@@ -1,0 +1,24 @@
+"""What is trained. The recipe's other fields are those of `models.training.config.TrainConfig`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+CODE_VERSION = "1"
+
+
+class TrainingSettings(BaseModel):
+    """Training of one checkpoint."""
+
+    recipe: str = Field("nano", description="File in models/training/configs, or a path to one")
+    parent: str = Field(
+        "", description="checkpoint_id to start from, `latest` for the newest one, empty to start from the recipe"
+    )
+    steps: int | None = Field(None, gt=0, description="Optimiser steps; the recipe's if null")
+    batch_size: int | None = Field(None, gt=0, description="Clips a step; the recipe's if null")
+    learning_rate: float | None = Field(None, gt=0, description="Peak learning rate; the recipe's if null")
+    seed: int | None = Field(None, ge=0, description="Seed; the recipe's if null")
+    launcher: list[str] = Field(
+        default_factory=list,
+        description="What starts the trainer instead of this Python, such as [accelerate, launch, --num_processes, '8']",
+    )

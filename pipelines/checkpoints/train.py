@@ -1,0 +1,190 @@
+"""Plans a training run, and files what came of it.
+
+A run is named by what goes in: the training set, the configuration and the parent. The same name is never trained
+twice, and a run that was killed goes on where its last checkpoint was, since its working folder has the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from platformdirs import user_cache_path
+from pyarrow import fs
+
+from models.training.config import TrainConfig, load_config
+from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
+from pipelines.stage import digest
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.schemas import CHECKPOINTS, TRAINING_METRICS
+
+_PATHS = {"manifest", "blob_root", "output_dir", "init_from"}
+
+
+class CheckpointMissing(LookupError):
+    """There is no such checkpoint; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One training run that is about to start, or was done before.
+
+    Attributes:
+        checkpoint_id: Digest of training set, configuration and parent.
+        config: Configuration of the trainer, paths included.
+        output_dir: Working folder of the trainer.
+        parent_checkpoint_id: Checkpoint it starts from.
+        command: Command line of the trainer process.
+    """
+
+    checkpoint_id: str
+    config: TrainConfig
+    output_dir: Path
+    parent_checkpoint_id: str | None
+    command: list[str]
+
+
+def newest_checkpoint(store: DeltaStore) -> dict[str, Any]:
+    """Row of the checkpoint written last.
+
+    Raises:
+        CheckpointMissing: None was trained yet.
+    """
+    rows = store.read(CHECKPOINTS).sort_by([("created_at", "descending")]).slice(0, 1).to_pylist()
+    if not rows:
+        raise CheckpointMissing("No checkpoint was trained yet: materialise `itryon_checkpoint` first")
+    return rows[0]
+
+
+def find_checkpoint(store: DeltaStore, checkpoint_id: str) -> dict[str, Any] | None:
+    """Row of a checkpoint, None when there is none."""
+    rows = store.read(CHECKPOINTS, where={"checkpoint_id": checkpoint_id}).to_pylist()
+    return rows[0] if rows else None
+
+
+def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: TrainingSettings) -> TrainingPlan:
+    """Settle what will be trained and write the trainer's configuration file.
+
+    Args:
+        store: The lake.
+        training_set: Row of `training_sets`.
+        settings: What to train.
+
+    Raises:
+        CheckpointMissing: `settings.parent` names no checkpoint.
+        FileNotFoundError: There is no such recipe.
+        ValueError: The configuration is invalid; the message names the field.
+    """
+    parent = None
+    if settings.parent == "latest":
+        parent = newest_checkpoint(store)
+    elif settings.parent:
+        parent = find_checkpoint(store, settings.parent)
+        if parent is None:
+            raise CheckpointMissing(f"There is no checkpoint {settings.parent!r} to start from")
+    chosen = {k: getattr(settings, k) for k in ("steps", "batch_size", "learning_rate", "seed")}
+    overrides: dict[str, Any] = {
+        **{k: v for k, v in chosen.items() if v is not None},
+        "manifest": str(store.blobs.local_path(training_set["manifest_uri"])),
+        "blob_root": store.root,
+        "training_set_id": training_set["training_set_id"],
+        "output_dir": "",
+    }
+    if parent:
+        overrides["init_from"] = str(checkpoint_folder(store, parent))
+    config = load_config(settings.recipe, overrides)
+    content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _PATHS}
+    parent_id = parent["checkpoint_id"] if parent else None
+    checkpoint_id = digest(training_set["training_set_id"], content, parent_id or config.init_from, CODE_VERSION)[:16]
+    output = _scratch(store) / checkpoint_id
+    config = config.model_copy(update={"output_dir": str(output)})
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / "config.json"
+    temporary = output / f".config.{uuid.uuid4().hex}.tmp"
+    temporary.write_text(config.model_dump_json(indent=1))
+    temporary.replace(file)
+    launcher = settings.launcher or [sys.executable]
+    command = [*launcher, "-m", "models.training", "--config", str(file)]
+    return TrainingPlan(checkpoint_id, config, output, parent_id, command)
+
+
+def register_checkpoint(
+    store: DeltaStore, plan: TrainingPlan, training_set: dict[str, Any], commit: Commit
+) -> dict[str, Any]:
+    """Copy a finished run into the lake and write its rows; returns the row of `checkpoints`.
+
+    Raises:
+        FileNotFoundError: The trainer did not finish.
+    """
+    summary_file = plan.output_dir / "summary.json"
+    if not summary_file.is_file():
+        raise FileNotFoundError(f"{summary_file} is missing: the trainer did not finish; run it again to go on")
+    summary = json.loads(summary_file.read_text())
+    uri = f"checkpoints/{plan.checkpoint_id}"
+    _copy_folder(plan.output_dir / "final", store, uri)
+    metrics = pq.read_table(plan.output_dir / "metrics.parquet").rename_columns({"lr": "learning_rate"})
+    metrics = metrics.append_column("checkpoint_id", pa.array([plan.checkpoint_id] * metrics.num_rows))
+    where = {"checkpoint_id": plan.checkpoint_id}
+    store.replace(TRAINING_METRICS, metrics, where, commit)
+    row = {
+        "checkpoint_id": plan.checkpoint_id,
+        "training_set_id": training_set["training_set_id"],
+        "parent_checkpoint_id": plan.parent_checkpoint_id,
+        "preset": plan.config.preset,
+        "uri": uri,
+        "weights_sha256": summary["weights_sha256"],
+        "config": plan.config.model_dump_json(),
+        "steps": summary["steps"],
+        "final_loss": summary["final_loss"],
+        "seconds": summary["seconds"],
+        "created_at": datetime.now(UTC),
+        "run_id": commit.run_id,
+    }
+    store.replace(CHECKPOINTS, pa.Table.from_pylist([row], CHECKPOINTS.schema), where, commit)
+    return row
+
+
+def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
+    """Local folder of a checkpoint in diffusers layout: in the lake, or a cached copy of a remote one.
+
+    Raises:
+        CheckpointMissing: The lake does not hold its files.
+    """
+    if "://" not in store.root:
+        folder = Path(store.root) / row["uri"]
+        if not folder.is_dir():
+            raise CheckpointMissing(f"The files of checkpoint {row['checkpoint_id']} are gone from {folder}")
+        return folder
+    cached = _scratch(store) / "cache" / row["checkpoint_id"]
+    if not cached.is_dir():
+        system, base = fs.FileSystem.from_uri(store.root)
+        temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}")
+        fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
+        temporary.rename(cached)
+    return cached
+
+
+def _scratch(store: DeltaStore) -> Path:
+    if "://" in store.root:
+        return user_cache_path("itryon") / digest(store.root)[:16] / "training"
+    return Path(store.root) / "training"
+
+
+def _copy_folder(source: Path, store: DeltaStore, uri: str) -> None:
+    if "://" in store.root:
+        system, base = fs.FileSystem.from_uri(store.root)
+    else:
+        system, base = fs.LocalFileSystem(), store.root
+    target, temporary = f"{base}/{uri}", f"{base}/{uri}.{uuid.uuid4().hex}.tmp"
+    if system.get_file_info(target).type == fs.FileType.Directory:
+        return
+    system.create_dir(temporary, recursive=True)
+    fs.copy_files(str(source), temporary, destination_filesystem=system)
+    system.move(temporary, target)
