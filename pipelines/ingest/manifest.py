@@ -81,8 +81,13 @@ class ManifestEntry(BaseModel):
         return values
 
     def as_json(self) -> str:
-        """The entry as one line of JSON, without the keys that say nothing."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), ensure_ascii=False, sort_keys=True)
+        """The entry as one line of JSON, without the keys that say nothing.
+
+        An empty list of actions stays where somebody wrote it: it says that nothing is done to the garment, while no
+        list says that nobody looked.
+        """
+        said = self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        return json.dumps(said, ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True)
