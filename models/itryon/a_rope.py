@@ -16,7 +16,7 @@ lets a query see its own segment's caption only.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -150,8 +150,8 @@ class ActionAttention(WanAttention):
         eps: Of the query and key norms.
     """
 
-    _default_processor_cls = ActionRopeAttnProcessor
-    _available_processors = [ActionRopeAttnProcessor]
+    _default_processor_cls: ClassVar[type] = ActionRopeAttnProcessor
+    _available_processors: ClassVar[list[type]] = [ActionRopeAttnProcessor]
 
     def __init__(self, dim: int, heads: int, eps: float = 1e-6):
         super().__init__(dim, heads, dim // heads, eps, is_cross_attention=True, processor=ActionRopeAttnProcessor())

@@ -75,9 +75,7 @@ def itryon_loss(
     if action_mask is None:
         return Loss(std, std, std.new_zeros(()))
     if action_mask.shape != (error.shape[0], error.shape[2]):
-        raise ValueError(
-            f"Action mask {tuple(action_mask.shape)} for {error.shape[0]} clips of {error.shape[2]} frames"
-        )
+        raise ValueError(f"Action mask {tuple(action_mask.shape)} for errors {tuple(error.shape)}")
     mask = action_mask.to(error)
     masked = error * mask.square()[:, None, :, None, None]
     if reduction == "as_written":

@@ -15,7 +15,7 @@ Where things sit:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import WanVACETransformer3DModel
@@ -110,9 +110,9 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
     The other arguments are those of `WanVACETransformer3DModel`.
     """
 
-    _no_split_modules = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
-    _repeated_blocks = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
-    _keep_in_fp32_modules = [*WanVACETransformer3DModel._keep_in_fp32_modules, "norm_action"]
+    _no_split_modules: ClassVar[list[str]] = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = [*WanVACETransformer3DModel._keep_in_fp32_modules, "norm_action"]
 
     @register_to_config
     def __init__(
@@ -377,7 +377,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         index: torch.Tensor | None,
         interactive: torch.Tensor | None,
     ) -> None:
-        batch, _, frames, height, width = latents.shape
+        batch, _, frames = latents.shape[:3]
         if hands is not None:
             if self.guider is None:
                 raise ValueError("Hand latents for a model without guider: it was built with guider_dim=None")

@@ -20,7 +20,7 @@ def plan_windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, 
         raise ValueError(f"No windows of {window} frames with overlap {overlap} over {num_frames} frames")
     if num_frames <= window:
         return [(0, window)]
-    starts = list(range(0, num_frames - window, window - overlap)) + [num_frames - window]
+    starts = [*range(0, num_frames - window, window - overlap), num_frames - window]
     return [(s, s + window) for s in starts]
 
 
