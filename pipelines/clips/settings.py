@@ -1,0 +1,50 @@
+"""Settings of the stage `clips`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field, field_validator
+
+CODE_VERSION = "1"
+
+
+class ClipsSettings(BaseModel):
+    """How training windows are cut and encoded."""
+
+    num_frames: int = Field(17, ge=5, description="Frames of a window, 4n + 1 (the VAE's temporal stride)")
+    frame_stride: int = Field(1, ge=1, description="Source frames per window frame")
+    step_frames: int = Field(
+        8, ge=1, description="Source frames between the starts of neighbouring windows; the last one is shifted back"
+    )
+    max_windows: int = Field(8, ge=1, description="Most windows of one video")
+    interaction_share: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Share of windows with an interaction, where a video has more windows than max_windows",
+    )
+    sizes: list[tuple[int, int]] = Field(
+        [(128, 96), (96, 128)],
+        min_length=1,
+        description="Height and width of the buckets, pixels; a video goes to the one nearest in aspect ratio",
+    )
+    vae: str = Field(
+        "nano", description="nano (embedded), or a folder or Hub id with an AutoencoderKLWan in its subfolder vae"
+    )
+    text_encoder: str = Field(
+        "minilm", description="minilm (embedded), or a folder or Hub id with text_encoder and tokenizer (UMT5)"
+    )
+
+    @field_validator("num_frames")
+    @classmethod
+    def _whole_latents(cls, value: int) -> int:
+        if value % 4 != 1:
+            raise ValueError(f"num_frames must be 4n + 1, not {value}")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _whole_patches(cls, value: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        for height, width in value:
+            if height % 16 or width % 16 or min(height, width) < 16:
+                raise ValueError(f"Bucket {height}x{width}: height and width must be multiples of 16")
+        return value
