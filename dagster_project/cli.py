@@ -42,7 +42,6 @@ def ingest(
 ) -> None:
     """Copy videos into the landing zone and make `videos` and `garments` of them."""
     from pipelines.ingest.importers import LAYOUTS
-    from pipelines.ingest.landing import LandingError
     from pipelines.store import DeltaStore
 
     if layout not in LAYOUTS:
@@ -51,9 +50,11 @@ def ingest(
     store.ensure_tables()
     try:
         landed = LAYOUTS[layout](path, store, batch)
-    except LandingError as e:
+    except (OSError, ValueError, LookupError) as e:
         raise fail(str(e)) from e
-    console.print(f"{landed.files} files in {landed.folder}", highlight=False)
+    console.print(f"{len(landed.added)} new files in {landed.folder}", highlight=False)
+    for name, reason in landed.refused.items():
+        console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False)
     _materialize("annotate", batch, ["videos", "garments"])
     _print_videos(batch)
     console.print(f"Next: itryon materialize --batch {batch}", highlight=False)

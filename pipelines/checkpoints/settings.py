@@ -20,5 +20,5 @@ class TrainingSettings(BaseModel):
     seed: int | None = Field(None, ge=0, description="Seed; the recipe's if null")
     launcher: list[str] = Field(
         default_factory=list,
-        description="What starts the trainer instead of this Python, such as [accelerate, launch, --num_processes, '8']",
+        description="What starts the trainer instead of this Python, such as [accelerate, launch]",
     )

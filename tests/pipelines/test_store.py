@@ -22,6 +22,7 @@ from pipelines.arrays import (
 )
 from pipelines.store import TABLES, BlobStore, Commit, DeltaStore
 from pipelines.store.delta import predicate
+from pipelines.store.document import tables_markdown
 from pipelines.store.schemas import CAMERA, CAPTIONS, LANDMARK, POINT_2D, STAGE_STATUS
 
 
@@ -192,3 +193,8 @@ def test_masks_round_trip(height, width, seed):
 def test_record_batches_take_the_declared_types():
     batch = record_batch({"text": ["a"], "start_frame": np.array([3])}, CAPTIONS.schema)
     assert batch.schema.field("start_frame").type == pa.int32()
+
+
+def test_the_documentation_of_the_tables_is_current():
+    written = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
+    assert written == tables_markdown(), "run: python -m pipelines.store.document docs/tables.md"
