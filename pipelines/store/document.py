@@ -13,8 +13,8 @@ def tables_markdown() -> str:
     parts = [
         "# Tables\n",
         "Made from `pipelines/store/schemas.py` by `python -m pipelines.store.document docs/tables.md`.\n",
-        "Tables lie at `<lake>/tables/<name>`; a URI in a column is relative to the lake root. Frames count from 0 and a "
-        "span is half-open, `[start, end)`.\n",
+        "Tables lie at `<lake>/tables/<name>`; a URI in a column is relative to the lake root. Frames count from 0 "
+        "and a span is half-open, `[start, end)`.\n",
     ]
     return "\n".join(parts + [_table(spec) for spec in TABLES.values()])
 

@@ -1,0 +1,70 @@
+"""The landing-zone sensor: settled folders once, changed ones again, half-copied ones not yet."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.partitions import video_batches
+from dagster_project.resources import LakeResource
+from dagster_project.sensors import MAX_RUNS_PER_TICK, landing_zone
+
+
+@pytest.fixture
+def tick(tmp_path):
+    instance = dg.DagsterInstance.ephemeral()
+    cursor = None
+
+    def run() -> dg.SensorResult:
+        nonlocal cursor
+        context = dg.build_sensor_context(
+            instance=instance, cursor=cursor, resources={"lake": LakeResource(root=str(tmp_path))}
+        )
+        result = landing_zone(context)
+        cursor = result.cursor
+        for request in result.dynamic_partitions_requests or []:
+            instance.add_dynamic_partitions(video_batches.name, list(request.partition_keys))
+        return result
+
+    return run
+
+
+def put(root: Path, batch: str, name: str, age_s: float = 3600) -> Path:
+    file = root / "landing" / batch / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"x" * 10)
+    then = time.time() - age_s
+    os.utime(file, (then, then))
+    return file
+
+
+def test_a_settled_folder_is_requested_once(tick, tmp_path):
+    assert tick().run_requests == []
+    put(tmp_path, "b1", "a.mp4")
+    put(tmp_path, "b2", "a.mp4", age_s=0)
+    (tmp_path / "landing" / "empty").mkdir()
+    result = tick()
+    assert [r.partition_key for r in result.run_requests] == ["b1"]
+    assert [list(r.partition_keys) for r in result.dynamic_partitions_requests] == [["b1"]]
+    assert tick().run_requests == []
+
+
+def test_a_changed_folder_is_requested_again_under_another_run_key(tick, tmp_path):
+    put(tmp_path, "b1", "a.mp4")
+    first = tick().run_requests[0].run_key
+    put(tmp_path, "b1", "b.mp4", age_s=100)
+    again = tick()
+    assert [r.partition_key for r in again.run_requests] == ["b1"] and again.run_requests[0].run_key != first
+    assert not again.dynamic_partitions_requests
+
+
+def test_a_flood_is_spread_over_ticks(tick, tmp_path):
+    for i in range(MAX_RUNS_PER_TICK + 3):
+        put(tmp_path, f"b{i:03}", "a.mp4")
+    assert len(tick().run_requests) == MAX_RUNS_PER_TICK
+    result = tick()
+    assert len(result.run_requests) == 3
+    assert len(json.loads(result.cursor)) == MAX_RUNS_PER_TICK + 3
