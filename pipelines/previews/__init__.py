@@ -1,0 +1,1 @@
+"""Pictures people look at: skeletons, contact sheets and plots."""
