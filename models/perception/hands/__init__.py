@@ -1,0 +1,1 @@
+"""Hand estimators: MediaPipe landmarks on a CC0 mesh, or HaMeR."""
