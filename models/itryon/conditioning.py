@@ -86,8 +86,9 @@ def reference_image(
         height: Rows of the model's frames.
         width: Columns of the model's frames.
         mask: (h, w), nonzero on the garment: the rest becomes white and empty margins are cut off. None: as it is.
-        antialias: Average when shrinking. diffusers does not, which turns stripes and prints into moire; with False
-            the result is that of `WanVACEPipeline`.
+        antialias: Average when shrinking. diffusers does not, which turns stripes and prints into moire; with False,
+            and a photo whose sides are multiples of 8 (diffusers first distorts others), the result is that of
+            `WanVACEPipeline`.
 
     Returns:
         (3, height, width) in -1 to 1.
@@ -123,7 +124,7 @@ def encode_references(vae: AutoencoderKLWan, references: Sequence[torch.Tensor])
     Each image is encoded as a video of one frame. As in `WanVACEPipeline` every image is put in front of those before
     it, so the last image comes first in time.
     """
-    latents = [encode(vae, image.to(vae.device)[None, :, None]) for image in references]
+    latents = [encode(vae, image[None, :, None]) for image in references]
     return torch.cat(latents[::-1], dim=2)
 
 
