@@ -6,11 +6,8 @@ in staging and blobs that nothing names yet; the next run uses both.
 
 from __future__ import annotations
 
-import base64
-import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +19,10 @@ from platformdirs import user_cache_path
 from pipelines.ingest.analyse import VideoAnalysis, analyse_video, verdict
 from pipelines.ingest.garments import GarmentAnalysis, analyse_garment
 from pipelines.ingest.inventory import Candidate, Inventory, Photo, take_inventory
+from pipelines.ingest.labels import category_of, wrong_label
 from pipelines.ingest.landing import landing_folder
 from pipelines.ingest.settings import CODE_VERSION, IngestSettings
+from pipelines.ingest.staging import load, save
 from pipelines.ingest.workers import WorkerFailure, run_isolated
 from pipelines.stage import Progress, digest
 from pipelines.store import Commit, DeltaStore, TableSpec
@@ -99,13 +98,21 @@ def ingest_batch(
         raise LookupError(f"{folder} holds no videos (known by their suffix, or named in manifest.jsonl)")
     run = _Run(store, batch, settings, on_progress, IngestReport(batch, ignored=inventory.ignored))
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
-    garments = run.garments(inventory)
-    run.write(GARMENTS, garments.values(), "garment_id", commit)
-    videos = run.videos(inventory, garments)
+    garments, videos = run.rows(inventory)
+    run.write(GARMENTS, garments, "garment_id", commit)
     run.write(VIDEOS, videos, "source_path", commit)
     shutil.rmtree(run.staging, ignore_errors=True)
     run.report.wall_seconds = time.perf_counter() - started
     return run.report
+
+
+@dataclass(frozen=True)
+class _Task:
+    key: str
+    function: Callable[..., dict[str, object]]
+    arguments: tuple[Any, ...]
+    size: int | None = None
+    """Bytes of a video; None for a photo, which progress does not count."""
 
 
 class _Run:
@@ -123,81 +130,76 @@ class _Run:
         self.staging = base / "staging" / "ingest" / batch
         self.kept: dict[str, set[str]] = {}
 
-    def garments(self, inventory: Inventory) -> dict[str, dict[str, Any]]:
-        """Rows of `garments` by the path of the photo."""
-        known = self._known(GARMENTS, "garment_id")
+    def rows(self, inventory: Inventory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of `garments` and of `videos`: those that stand, and new ones."""
         photos = {p.identity: p for p in inventory.photos.values()}
-        prints = {i: self._garment_fingerprint(p) for i, p in photos.items()}
-        rows = {i: known[i] for i, p in photos.items() if known.get(i, {}).get("fingerprint") == prints[i]}
-        self.kept["garments"] = set(rows)
-        tasks = {}
-        for i, p in photos.items():
-            if i not in rows and p.file and not p.problem and not (p.mask and p.mask.problem):
-                mask = str(p.mask.file.location) if p.mask and p.mask.file else None
-                tasks[i] = (analyse_garment, (str(p.file.location), mask, self.settings))
-        done = self._measure("garment", tasks, prints)
-        for i, photo in photos.items():
-            if i not in rows:
-                rows[i] = self._garment_row(photo, done.get(i), prints[i])
-        return {key: rows[p.identity] for key, p in inventory.photos.items()}
+        photo_prints = {i: self._garment_fingerprint(p) for i, p in photos.items()}
+        by_path = {key: photo_prints[p.identity] for key, p in inventory.photos.items()}
+        prints = {v.path: self._video_fingerprint(v, by_path) for v in inventory.videos}
+        garments = self._standing(GARMENTS, "garment_id", photo_prints)
+        videos = self._standing(VIDEOS, "source_path", prints)
+        new_photos = {i: p for i, p in photos.items() if i not in garments}
+        new_videos = {v.path: v for v in inventory.videos if v.path not in videos}
 
-    def videos(self, inventory: Inventory, garments: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of `videos`."""
-        known = self._known(VIDEOS, "source_path")
-        prints = {v.path: self._video_fingerprint(v, garments) for v in inventory.videos}
-        rows = {p: known[p] for p in prints if known.get(p, {}).get("fingerprint") == prints[p]}
-        self.kept["videos"] = set(rows)
-        fresh = [v for v in inventory.videos if v.path not in rows]
-        readable = [v for v in fresh if v.file and not v.problem and not v.copy_of]
-        readable.sort(key=lambda v: -v.file.size if v.file else 0)
-        tasks = {v.path: (analyse_video, (str(v.file.location), self.settings)) for v in readable if v.file}
-        sizes = {v.path: v.file.size for v in readable if v.file}
-        done = self._measure("video", tasks, {v.path: prints[v.path] for v in readable}, sizes)
-        for video in fresh:
-            rows[video.path] = self._video_row(video, done.get(video.path), prints[video.path], garments)
+        tasks = [
+            _Task(self._key(p), analyse_garment, arguments)
+            for p in new_photos.values()
+            if (arguments := self._arguments(p))
+        ]
+        readable = [v for v in new_videos.values() if v.file and not v.problem and not v.copy_of]
+        # Largest first, so that the last worker is not left alone with the largest.
+        for v in sorted(readable, key=lambda v: -v.file.size if v.file else 0):
+            assert v.file is not None
+            tasks.append(_Task(self._key(v), analyse_video, (str(v.file.location), self.settings), v.file.size))
+        measured = self._measure(tasks)
+
+        for i, photo in new_photos.items():
+            garments[i] = self._garment_row(photo, measured.get(self._key(photo)), photo_prints[i])
+        at = {key: garments[p.identity] for key, p in inventory.photos.items()}
+        for path, video in new_videos.items():
+            videos[path] = self._video_row(video, measured.get(self._key(video)), prints[path], at)
         for video in inventory.videos:
             if video.copy_of:
-                rows[video.path]["uri"] = rows[video.copy_of]["uri"]
-        return list(rows.values())
+                videos[video.path]["uri"] = videos[video.copy_of]["uri"]
+        return list(garments.values()), list(videos.values())
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
-    def _measure(
-        self, kind: str, tasks: dict[str, Any], prints: dict[str, str], sizes: dict[str, int] | None = None
-    ) -> dict[str, dict[str, Any] | WorkerFailure]:
-        """Run tasks in workers; what finished before a kill is read from staging."""
+    def _arguments(self, photo: Photo) -> tuple[Any, ...] | None:
+        if photo.problem or photo.file is None or (photo.mask and photo.mask.problem):
+            return None
+        mask = str(photo.mask.file.location) if photo.mask and photo.mask.file else None
+        return str(photo.file.location), mask, self.settings
+
+    def _key(self, candidate: Candidate) -> str:
+        """What a measurement depends on: content and settings, not labels."""
+        mask = candidate.mask.sha256 if isinstance(candidate, Photo) and candidate.mask else None
+        return self._fingerprint(type(candidate).__name__, candidate.sha256, mask)
+
+    def _measure(self, tasks: list[_Task]) -> dict[str, dict[str, Any] | WorkerFailure]:
+        """Key -> result. Tasks run in workers; what finished before a kill is read from staging."""
         self.staging.mkdir(parents=True, exist_ok=True)
         done: dict[str, dict[str, Any] | WorkerFailure] = {}
-        frames, size = 0, 0
+        sizes = {t.key: t.size for t in tasks if t.size is not None}
 
-        def tell(key: str | None = None) -> None:
-            nonlocal frames, size
-            if sizes is None:
-                return
-            if key is not None:
-                size += sizes[key]
-                result = done[key]
-                frames += 0 if isinstance(result, WorkerFailure) else result["num_frames"] or 0
-            total = round(frames * sum(sizes.values()) / size) if size else 0
+        def tell() -> None:
+            seen = [k for k in done if k in sizes]
+            frames = sum(r["num_frames"] or 0 for k in seen if not isinstance(r := done[k], WorkerFailure))
+            share = sum(sizes[k] for k in seen) / (sum(sizes.values()) or 1)
             if self.on_progress:
-                self.on_progress(Progress("videos", len(done), len(tasks), frames, max(frames, total)))
+                total = round(frames / share) if share else 0
+                self.on_progress(Progress("videos", len(seen), len(sizes), frames, max(frames, total)))
 
+        done |= {t.key: saved for t in tasks if (saved := load(self.staging / f"{t.key}.json")) is not None}
         tell()
-        for key in tasks:
-            if (saved := _load(self._staged(kind, prints[key]))) is not None:
-                done[key] = saved
-                tell(key)
-        todo = {k: t for k, t in tasks.items() if k not in done}
+        todo = {t.key: (t.function, t.arguments) for t in tasks if t.key not in done}
         for key, result in run_isolated(todo, self.settings.workers, self.settings.timeout_s):
             done[key] = result
             if not isinstance(result, WorkerFailure):
-                _save(self._staged(kind, prints[key]), result)
+                save(self.staging / f"{key}.json", result)
                 self.report.frames += result.get("num_frames") or 0
-            tell(key)
+            tell()
         return done
-
-    def _staged(self, kind: str, fingerprint: str) -> Path:
-        return self.staging / f"{kind}-{fingerprint}.json"
 
     # --- rows ---------------------------------------------------------------------------------------------------
 
@@ -207,11 +209,11 @@ class _Run:
         mask = (p.mask.sha256, p.mask.problem) if p.mask else None
         return self._fingerprint("garment", p.path, p.sha256, p.problem, mask, p.category, p.caption)
 
-    def _video_fingerprint(self, v: Candidate, garments: dict[str, dict[str, Any]]) -> str:
-        if v.transient:
-            return _TRY_AGAIN
+    def _video_fingerprint(self, v: Candidate, garments: dict[str, str]) -> str:
         entry = v.entry
-        worn = [garments.get(g, {}).get("fingerprint") for g in (entry.garment, entry.tryon_garment)] if entry else None
+        worn = [garments.get(g) for g in _photos_of(v)]
+        if v.transient or _TRY_AGAIN in worn:
+            return _TRY_AGAIN
         error = v.line.error if v.line else None
         label = entry.as_json() if entry else None
         return self._fingerprint("video", v.path, v.sha256, v.problem, v.copy_of, error, label, worn)
@@ -258,7 +260,7 @@ class _Run:
             "source_path": video.path,
             "sha256": video.sha256,
             "bytes": video.file.size if video.file and not video.file.refused else None,
-            "garment_category": _category_of(video, garments) or self.settings.default_category,
+            "garment_category": category_of(video, garments) or self.settings.default_category,
             "uri": None,
             "status": "error",
             "fingerprint": fingerprint,
@@ -281,7 +283,9 @@ class _Run:
         analysis = VideoAnalysis(**result)
         row |= {k: v for k, v in result.items() if k not in ("error", "missing_frames")}
         row["status"], row["reason"] = verdict(analysis, self.settings)
-        if row["status"] == "ok" and (wrong := _wrong_label(video, analysis, garments)):
+        if any(garments[g]["fingerprint"] == _TRY_AGAIN for g in _photos_of(video) if g in garments):
+            row["fingerprint"] = _TRY_AGAIN
+        if row["status"] == "ok" and (wrong := wrong_label(video, analysis, garments)):
             row["status"], row["reason"] = "rejected", wrong
         if row["status"] != "error":
             row["uri"], problem = self._keep_blob(video)
@@ -304,8 +308,11 @@ class _Run:
 
     # --- tables -------------------------------------------------------------------------------------------------
 
-    def _known(self, spec: TableSpec, key: str) -> dict[str, dict[str, Any]]:
-        return {r[key]: r for r in self.store.read(spec, where={"batch": self.batch}).to_pylist()}
+    def _standing(self, spec: TableSpec, key: str, prints: dict[str, str]) -> dict[str, dict[str, Any]]:
+        known = self.store.read(spec, where={"batch": self.batch}).to_pylist()
+        standing = {r[key]: r for r in known if prints.get(r[key]) == r["fingerprint"] != _TRY_AGAIN}
+        self.kept[spec.name] = set(standing)
+        return standing
 
     def write(self, spec: TableSpec, rows: Iterable[dict[str, Any]], key: str, commit: Commit) -> None:
         """Replace the batch's rows, unless all of them stand; and count them."""
@@ -325,50 +332,5 @@ class _Run:
             report.rows, report.ok, report.rejected, report.errors = len(unique), *counts.values()
 
 
-def _category_of(video: Candidate, garments: dict[str, dict[str, Any]]) -> str | None:
-    if (entry := video.entry) is not None:
-        if entry.garment_category:
-            return entry.garment_category
-        if entry.garment in garments:
-            return garments[entry.garment]["category"]
-    folders = Path(video.path).parts[:-1]
-    return next((p for p in folders if p in ("upper_body", "lower_body", "dresses")), None)
-
-
-def _wrong_label(video: Candidate, a: VideoAnalysis, garments: dict[str, dict[str, Any]]) -> str | None:
-    """What the manifest says of a video that cannot be so."""
-    line = video.line
-    if line is None:
-        return None
-    if line.error or line.entry is None:
-        return f"{line.source}: {line.error}"
-    for name in (line.entry.garment, line.entry.tryon_garment):
-        if name is None:
-            continue
-        if name not in garments:
-            return f"{line.source}: there is no garment photo {name!r} in the landing folder"
-        if garments[name]["status"] != "ok":
-            return f"{line.source}: garment photo {name!r} cannot be used: {garments[name]['reason']}"
-    duration, frame = a.duration_s or 0.0, 1 / (a.fps or 25.0)
-    for span in line.entry.actions:
-        if span.end_s > duration + frame:
-            return (
-                f"{line.source}: action {span.action} from {span.start_s:g} to {span.end_s:g} s lies outside of the "
-                f"video, which is {duration:.3f} s long"
-            )
-    return None
-
-
-def _save(path: Path, result: dict[str, Any]) -> None:
-    plain = {k: {"base64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in result.items()}
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    temporary.write_text(json.dumps(plain), "utf-8")
-    temporary.replace(path)
-
-
-def _load(path: Path) -> dict[str, Any] | None:
-    try:
-        plain = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return {k: base64.b64decode(v["base64"]) if isinstance(v, dict) else v for k, v in plain.items()}
+def _photos_of(video: Candidate) -> list[str]:
+    return [g for g in (video.entry.garment, video.entry.tryon_garment) if g] if video.entry else []
