@@ -142,7 +142,7 @@ def _parse_line(number: int, raw: bytes) -> ManifestLine:
     try:
         return ManifestLine(number, entry=ManifestEntry.model_validate(value))
     except ValidationError as e:
-        return ManifestLine(number, error=_readable(e), video=_named_video(value))
+        return ManifestLine(number, error=readable(e), video=_named_video(value))
 
 
 def _named_video(value: dict[str, Any]) -> str | None:
@@ -152,7 +152,8 @@ def _named_video(value: dict[str, Any]) -> str | None:
         return None
 
 
-def _readable(error: ValidationError) -> str:
+def readable(error: ValidationError) -> str:
+    """What a validation error says, in one line for people."""
     parts = []
     for e in error.errors(include_url=False, include_context=False):
         where = ".".join(str(p) for p in e["loc"])
