@@ -1,0 +1,341 @@
+"""Body pose of one person through a video: what every estimator yields, and the tracker that follows the main person.
+
+The networks are in `pose_networks`, the mask's way into the frame in `person_mask`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain, groupby, islice
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from models import weights
+from models.perception.hands.networks import Region
+from models.perception.one_euro import OneEuroFilter
+from models.perception.pose_networks import BodyLandmarkNetwork, BodyLandmarks, Person, PersonDetector
+
+LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 11, 12, 23, 24
+TORSO = (LEFT_SHOULDER, RIGHT_SHOULDER, RIGHT_HIP, LEFT_HIP)
+
+WEIGHTS = ("pose_detection.tflite", "pose_landmark_full.tflite")
+"""Files of the weights cache that the tracker reads."""
+
+_LOOKAHEAD_FRAMES = 15
+_LOOKAHEAD_BYTES = 200 << 20
+_SCOUTED_FRAMES = 5
+_MARGINS = (0.0, 0.25, 0.5)
+_NOISE, _FAR = 0.1, 0.65  # of the person's size
+_FORGET_S = 1.0
+_SAME_SPOT = 0.35  # of the region's side: detections nearer than this, in the scouted frames, are one person
+
+
+class Frame(Protocol):
+    """A frame as the project's video reader yields it."""
+
+    index: int
+    time_s: float
+    rgb: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The main person in one frame.
+
+    Attributes:
+        points: (33, 4) float: x and y in frame pixels, z in pixels (smaller is nearer, origin between the hips),
+            visibility 0 to 1. MediaPipe's order of landmarks.
+        world: (33, 3) float, metres, origin between the hips; x right, y down, z away.
+        presence: Probability that a person is there.
+        mask_logits: (S, S) float32 within `region`, above 0 where the person is.
+        region: The square of the frame that the mask covers.
+    """
+
+    points: np.ndarray
+    world: np.ndarray
+    presence: float
+    mask_logits: np.ndarray
+    region: Region
+
+    @property
+    def score(self) -> float:
+        """Mean visibility of shoulders and hips, 0 to 1."""
+        return float(self.points[TORSO, 3].mean())
+
+
+class PoseEstimator(Protocol):
+    """Follows the main person through a video."""
+
+    def track(
+        self,
+        frames: Iterable[Frame],
+        cuts: Collection[int] = (),
+        inference: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> Iterator[tuple[Frame, Pose | None]]:
+        """Each frame with the pose of the main person, or None where that person was not found.
+
+        Args:
+            frames: Frames in order; few are held at a time.
+            cuts: Indices of frames that begin a new shot; nothing is carried over a cut.
+            inference: Entered around the networks' work, for accounting.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _Sighting:
+    """Somebody in a frame, and what tells him from others."""
+
+    body: BodyLandmarks
+    centre: np.ndarray
+    colours: np.ndarray | None
+
+
+@dataclass
+class _Memory:
+    """What is known of the followed person."""
+
+    centre: np.ndarray
+    size: float
+    colours: np.ndarray | None
+    time_s: float
+
+
+class PoseTracker:
+    """Follows one person with Google's pose networks.
+
+    Who: at the start of each shot people are searched in several of the first frames, and the one who is largest, most
+    central and most often seen is followed. That also tells where to look in the very first frames, in which the
+    detector often fails. After a loss only somebody at the expected place with the same colours on the torso is taken;
+    otherwise the frame has no pose.
+
+    Args:
+        threads: Threads of each network.
+        min_presence: Below it there is no person in the region.
+        max_speed: Fastest change of place of the torso, in person sizes (side of the region) a second.
+        min_likeness: Overlap of the torso's colours with those remembered, 0 to 1; below it the region has slid onto
+            somebody else. In the clips tried one person stays above 0.73, also with arms crossing.
+        min_likeness_found: The same for somebody found anew after a loss; a stranger in the clips tried has 0.4 to 0.5.
+        smooth: Whether to filter landmarks as MediaPipe's video mode does.
+
+    Raises:
+        MissingWeights: The networks are not in the weights cache.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1,
+        min_presence: float = 0.5,
+        max_speed: float = 2.0,
+        min_likeness: float = 0.5,
+        min_likeness_found: float = 0.7,
+        smooth: bool = True,
+    ):
+        self.min_presence = min_presence
+        self.max_speed = max_speed
+        self.min_likeness = min_likeness
+        self.min_likeness_found = min_likeness_found
+        self.smooth = smooth
+        self._detector = PersonDetector(weights.path(WEIGHTS[0]), threads)
+        self._landmarks = BodyLandmarkNetwork(weights.path(WEIGHTS[1]), threads)
+
+    def track(
+        self,
+        frames: Iterable[Frame],
+        cuts: Collection[int] = (),
+        inference: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> Iterator[tuple[Frame, Pose | None]]:
+        """See `PoseEstimator.track`."""
+        starts = sorted(set(cuts))
+        shot = 0
+
+        def shot_of(frame: Frame) -> int:
+            nonlocal shot
+            while shot < len(starts) and frame.index >= starts[shot]:
+                shot += 1
+            return shot
+
+        for _, group in groupby(frames, shot_of):
+            yield from self._track_shot(group, inference)
+
+    def _track_shot(
+        self, frames: Iterator[Frame], inference: Callable[[], AbstractContextManager[None]]
+    ) -> Iterator[tuple[Frame, Pose | None]]:
+        first = next(frames)
+        ahead = int(np.clip(_LOOKAHEAD_BYTES // first.rgb.nbytes, 1, _LOOKAHEAD_FRAMES))
+        head = [first, *islice(frames, ahead - 1)]
+        with inference():
+            follower = _Follower(self, self._main_person(head))
+        for frame in chain(_drain(head), frames):
+            with inference():
+                pose = follower.step(frame)
+            yield frame, pose
+
+    def _main_person(self, head: list[Frame]) -> Region | None:
+        """Where the main person of these frames is at their beginning."""
+        chosen = sorted({round(i) for i in np.linspace(0, len(head) - 1, min(_SCOUTED_FRAMES, len(head)))})
+        for margin in _MARGINS:
+            tracks: list[list[Person]] = []
+            for i in chosen:
+                for person in self._detector(head[i].rgb, margin):
+                    near = [t for t in tracks if _distance(t[-1].region, person.region) < _SAME_SPOT]
+                    if near:
+                        min(near, key=lambda t: _distance(t[-1].region, person.region)).append(person)
+                    else:
+                        tracks.append([person])
+            if tracks:
+                best = max(tracks, key=lambda t: sum(_prominence(p, head[0].rgb.shape) for p in t))
+                return best[0].region
+        return None
+
+    def find(self, rgb: np.ndarray, margin: float) -> list[Person]:
+        """People in a frame, the most prominent first."""
+        return sorted(self._detector(rgb, margin), key=lambda p: -_prominence(p, rgb.shape))
+
+    def look(self, rgb: np.ndarray, region: Region) -> _Sighting | None:
+        """The person in the region; None if there is nobody."""
+        found = self._landmarks(rgb, region)
+        if found.presence < self.min_presence:
+            return None
+        return _Sighting(found, found.points[TORSO, :2].mean(0), torso_colours(rgb, found.points))
+
+
+class _Follower:
+    """Follows one person through one shot."""
+
+    def __init__(self, tracker: PoseTracker, start: Region | None):
+        self._tracker = tracker
+        self._region = start
+        self._settled = False
+        self._memory: _Memory | None = None
+        self._searches = 0
+        self._reset_filters()
+
+    def _reset_filters(self) -> None:
+        # Cutoffs of MediaPipe's `pose_landmark_filtering` graph.
+        self._points, self._auxiliary = OneEuroFilter(0.05, 80.0), OneEuroFilter(0.01, 10.0)
+        self._world = OneEuroFilter(0.1, 40.0)
+
+    def step(self, frame: Frame) -> Pose | None:
+        """The person in the next frame."""
+        found = self._follow(frame) or self._search(frame)
+        if found is None:
+            self._settled = False
+            self._reset_filters()
+            return None
+        self._searches = 0
+        if not self._settled:
+            # A region from the detector is a guess; the network's own second look is the one to trust.
+            found = self._accept(self._tracker.look(frame.rgb, found.body.next_region), frame) or found
+            self._settled = True
+        return self._remember(found, frame)
+
+    def _follow(self, frame: Frame) -> _Sighting | None:
+        if self._region is None:
+            return None
+        return self._accept(self._tracker.look(frame.rgb, self._region), frame)
+
+    def _search(self, frame: Frame) -> _Sighting | None:
+        self._region = None
+        self._settled = False
+        margin = _MARGINS[self._searches % len(_MARGINS)]
+        self._searches += 1
+        for person in self._tracker.find(frame.rgb, margin):
+            found = self._accept(self._tracker.look(frame.rgb, person.region), frame)
+            if found:
+                return found
+        return None
+
+    def _accept(self, found: _Sighting | None, frame: Frame) -> _Sighting | None:
+        """The sighting, unless it cannot be the person followed so far."""
+        memory = self._memory
+        if found is None or memory is None:
+            return found
+        gap = max(frame.time_s - memory.time_s, 1e-3)
+        moved = float(np.hypot(*(found.centre - memory.centre))) / memory.size
+        grown = abs(np.log(max(found.body.next_region.size, 1.0) / memory.size))
+        likeness = None
+        if found.colours is not None and memory.colours is not None:
+            likeness = float(np.minimum(found.colours, memory.colours).sum())
+        # The networks' own noise, and what a person can move meanwhile.
+        reach = _NOISE + min(self._tracker.max_speed * gap, _FAR)
+        if likeness is not None and gap > _FORGET_S:
+            reach = np.inf  # who left the picture may come back anywhere
+        if moved > reach or grown > 4 * reach:
+            return None
+        needed = self._tracker.min_likeness if self._settled else self._tracker.min_likeness_found
+        return found if likeness is None or likeness >= needed else None
+
+    def _remember(self, found: _Sighting, frame: Frame) -> Pose:
+        colours = found.colours
+        before = self._memory.colours if self._memory else None
+        if colours is None:
+            colours = before
+        elif before is not None:
+            colours = 0.95 * before + 0.05 * colours  # light changes slowly, and so does an opening jacket
+        body = found.body
+        if self._tracker.smooth:
+            scale = 1 / max(body.region.size, 1.0)
+            xyz = self._points(body.points[:, :3], frame.time_s, scale)
+            body = replace(
+                body,
+                points=np.column_stack([xyz, body.points[:, 3]]),
+                world=self._world(body.world, frame.time_s),
+                auxiliary=self._auxiliary(body.auxiliary, frame.time_s, scale),
+            )
+        self._region = body.next_region
+        self._memory = _Memory(found.centre, self._region.size, colours, frame.time_s)
+        return Pose(body.points, body.world, body.presence, body.mask_logits, body.region)
+
+
+def _drain(items: list[Frame]) -> Iterator[Frame]:
+    # Lets go of each frame as it is handed on.
+    items.reverse()
+    while items:
+        yield items.pop()
+
+
+def _distance(a: Region, b: Region) -> float:
+    return float(np.hypot(a.x - b.x, a.y - b.y)) / max(min(a.size, b.size), 1.0)
+
+
+def _prominence(person: Person, shape: tuple[int, ...]) -> float:
+    height, width = shape[:2]
+    region = person.region
+    off_centre = min(abs(region.x - width / 2) / (width / 2), 1.0)
+    return person.score * region.size / max(height, width) * (1 - 0.5 * off_centre)
+
+
+def torso_colours(rgb: np.ndarray, points: np.ndarray, grid: int = 14) -> np.ndarray | None:
+    """Colour histogram of the torso, summing to 1: eight bins each of luma, Cr and Cb.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        points: (33, 2 or more) landmarks, pixels.
+        grid: Samples along each side of the torso.
+
+    Returns:
+        (24,) or None if hardly anything of the torso is in the frame.
+    """
+    u, v = np.meshgrid(np.linspace(0.15, 0.85, grid), np.linspace(0.05, 0.9, grid))
+    a, b, c, d = (points[i, :2] for i in TORSO)
+    u, v = u[..., None], v[..., None]
+    spots = np.rint((1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)).astype(int).reshape(-1, 2)
+    height, width = rgb.shape[:2]
+    spots = spots[((spots >= 0) & (spots < (width, height))).all(-1)]
+    if len(spots) < grid * grid / 5:
+        return None
+    samples = cv2.cvtColor(rgb[spots[:, 1], spots[:, 0]][None], cv2.COLOR_RGB2YCrCb)[0].astype(np.float64)
+    # The chroma of real cloth lies close to neutral, 128: its bins span 48 to both sides. Linear sharing between
+    # neighbouring bins keeps a small change of light from moving everything at once.
+    position = np.clip((samples - (0, 80, 80)) / (255, 96, 96), 0, 1) * 7
+    low = np.minimum(position.astype(int), 6)
+    share = position - low
+    bins = np.concatenate([low, low + 1]) + np.array([0, 8, 16])
+    histogram = np.bincount(bins.ravel(), np.concatenate([1 - share, share]).ravel(), 24)
+    return histogram / histogram.sum()

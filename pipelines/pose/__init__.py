@@ -1,0 +1,1 @@
+"""Body pose and person mask of the main person in every frame."""

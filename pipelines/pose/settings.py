@@ -1,0 +1,25 @@
+"""Settings of the pose stage; importing this loads no model library."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+CODE_VERSION = "1"
+
+
+class PoseSettings(BaseModel):
+    """How the main person is found and followed."""
+
+    min_presence: float = Field(
+        0.5, ge=0, le=1, description="Probability below which the network's region holds no person"
+    )
+    max_speed: float = Field(
+        2.0, gt=0, description="Fastest move of the torso in person sizes a second; a faster one is somebody else"
+    )
+    min_likeness: float = Field(
+        0.5, ge=0, le=1, description="Overlap of torso colours from frame to frame below which the person was lost"
+    )
+    min_likeness_found: float = Field(
+        0.7, ge=0, le=1, description="Overlap of torso colours that somebody found after a loss needs to be the same"
+    )
+    smooth: bool = Field(True, description="Filter landmarks with MediaPipe's 1-euro filter")
