@@ -1,0 +1,135 @@
+"""Plots as PNG bytes, small enough for the metadata of an event. Figures are made without a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.store import DeltaStore
+from pipelines.store.schemas import STAGE_STATUS, TRAINING_METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#888888"
+
+
+def _figure(width: float, height: float) -> Figure:
+    # The figure without pyplot keeps no global state, so threads of the UI's processes do not meet in it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def loss_curve(store: DeltaStore, checkpoint_id: str) -> bytes | None:
+    """Loss, AC term and step time of a training run as PNG; None when no steps were logged."""
+    rows = store.read(
+        TRAINING_METRICS,
+        ["step", "loss", "loss_std", "loss_action", "step_seconds"],
+        {"checkpoint_id": checkpoint_id},
+    )
+    if rows.num_rows == 0:
+        return None
+    step = rows["step"].to_numpy()
+    figure = _figure(8, 3.4)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
+    for name, colour, text in (
+        ("loss", _BLUE, "loss"),
+        ("loss_std", _GREEN, "flow matching"),
+        ("loss_action", _ORANGE, "AC term"),
+    ):
+        values = rows[name].to_numpy(zero_copy_only=False).astype(float)
+        if not np.isfinite(values).any():
+            continue
+        left.plot(step, values, color=colour, alpha=0.25, linewidth=0.8)
+        left.plot(step, smoothed(values), color=colour, linewidth=1.6, label=text)
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    left.legend(frameon=False)
+    left.grid(alpha=0.25)
+    right.plot(step, rows["step_seconds"].to_numpy(), color=_GREY, linewidth=0.8)
+    right.set(xlabel="step", ylabel="seconds a step", ylim=(0, None))
+    right.grid(alpha=0.25)
+    return _png(figure)
+
+
+def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """Centred running mean over `share` of the series, shorter at both ends; NaN counts as absent."""
+    half = max(1, int(len(values) * share / 2))
+    known = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(known)])
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    return (total[high] - total[low]) / np.maximum(count[high] - count[low], 1)
+
+
+def stage_times(store: DeltaStore, batch: str) -> bytes | None:
+    """Milliseconds a frame of each stage of a batch, network inference apart from the rest, as PNG; None without any.
+
+    The times are those of the workers, so with two workers a stage runs about twice as fast.
+    """
+    rows = [r for r in store.read(STAGE_STATUS, where={"batch": batch}).to_pylist() if r["frames"]]
+    if not rows:
+        return None
+    stages = sorted({r["stage"] for r in rows}, key=_order)
+    totals = {s: [sum(r[k] for r in rows if r["stage"] == s) for k in ("model_seconds", "seconds", "frames")]
+              for s in stages}  # fmt: skip
+    return stage_bars({s: (1e3 * m / f, 1e3 * (t - m) / f) for s, (m, t, f) in totals.items()}, batch)
+
+
+def stage_bars(milliseconds: Mapping[str, tuple[float, float]], title: str) -> bytes:
+    """Bars of (inference, other) milliseconds a frame for each stage, as PNG."""
+    figure = _figure(8, 0.9 + 0.45 * len(milliseconds))
+    axes = figure.subplots()
+    names = list(milliseconds)
+    inference = np.array([milliseconds[n][0] for n in names])
+    other = np.array([milliseconds[n][1] for n in names])
+    y = np.arange(len(names))
+    axes.barh(y, inference, color=_BLUE, label="network inference")
+    axes.barh(y, other, left=inference, color=_ORANGE, hatch="//", edgecolor="white", label="everything else")
+    for k, total in enumerate(inference + other):
+        text = f"{total:.1f} ms · {1e3 / total:.0f} frames/s" if total > 0 else "0 ms"
+        axes.text(total, k, f" {text}", va="center", fontsize=8)
+    axes.set_yticks(y, names)
+    axes.invert_yaxis()
+    axes.set(xlabel="milliseconds a frame in a worker", title=title)
+    axes.margins(x=0.22)
+    axes.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def memory_curve(seconds: Sequence[float], megabytes: Sequence[float], limit_mb: float | None = None) -> bytes:
+    """Resident memory of a worker over time, as PNG.
+
+    Raises:
+        ValueError: The two differ in length or are empty.
+    """
+    if len(seconds) != len(megabytes) or not len(seconds):
+        raise ValueError(f"{len(seconds)} times for {len(megabytes)} readings")
+    figure = _figure(8, 2.8)
+    axes = figure.subplots()
+    axes.plot(seconds, megabytes, color=_BLUE, linewidth=1.4)
+    if limit_mb:
+        axes.axhline(limit_mb, color=_ORANGE, linestyle="--", linewidth=1.2, label=f"limit {limit_mb:.0f} MB")
+        axes.legend(frameon=False)
+    axes.set(xlabel="seconds", ylabel="resident memory (MB)", ylim=(0, None))
+    axes.grid(alpha=0.25)
+    return _png(figure)
+
+
+def _order(stage: str) -> int:
+    from pipelines.registry import STAGES
+
+    return list(STAGES).index(stage) if stage in STAGES else len(STAGES)
