@@ -1,0 +1,87 @@
+"""`python -m models.training --config FILE`: train, or go on training, until done or told to stop.
+
+Exit codes: 0 done; 2 refused (configuration, data or checkpoint; the message says what to do); 3 the loss is no number
+any more; 128 + signal when stopped with its state saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+
+import yaml
+
+from models.training.config import CONFIG_FOLDER, load_config
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    recipes = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml")))
+    parser = argparse.ArgumentParser(prog="python -m models.training", description="Train an iTryOn transformer.")
+    parser.add_argument("--config", required=True, help=f"YAML or JSON file, or one of the recipes {recipes}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the configuration"
+    )
+    parser.add_argument("--fresh", action="store_true", help="refuse a folder with checkpoints instead of going on")
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="go on although configuration or data differ from the checkpoint's"
+    )
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("training").setLevel(logging.INFO)
+    try:
+        overrides = dict(_override(text) for text in arguments.set)
+        config = load_config(arguments.config, overrides)
+    except (OSError, ValueError) as e:
+        print(f"Configuration refused: {e}", file=sys.stderr)
+        return 2
+
+    from models.training.report import open_pipes
+
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    pipes = open_pipes() if main_process else None
+    code, error = _run(config, pipes, arguments)
+    if pipes is not None:
+        pipes.close()
+    if error:
+        print(error, file=sys.stderr, flush=True)
+    return code
+
+
+def _run(config, pipes, arguments: argparse.Namespace) -> tuple[int, str | None]:
+    from models.training.checkpoint import CheckpointError
+    from models.training.data import DataError
+    from models.training.loop import Interrupted, TrainingDiverged, train
+
+    try:
+        summary = train(config, pipes=pipes, resume=not arguments.fresh, allow_changes=arguments.allow_changes)
+    except (DataError, CheckpointError) as e:
+        return 2, _tell(pipes, f"Training refused: {e}")
+    except TrainingDiverged as e:
+        return 3, _tell(pipes, f"Training stopped: {e}")
+    except Interrupted as e:
+        return 128 + e.signum, _tell(pipes, str(e))
+    shown = ("checkpoint", "steps", "final_loss", "step_seconds_median", "samples_per_second", "peak_memory_mb")
+    print(json.dumps({k: summary[k] for k in shown}), flush=True)
+    return 0, None
+
+
+def _tell(pipes, text: str) -> str:
+    if pipes is not None:
+        pipes.log.error(text)
+        pipes.report_custom_message({"kind": "error", "message": text})
+    return text
+
+
+def _override(text: str) -> tuple[str, object]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"--set takes FIELD=VALUE, not {text!r}")
+    return name.strip(), yaml.safe_load(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

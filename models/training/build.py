@@ -1,0 +1,113 @@
+"""Makes the transformer of a run: from a preset, from another checkpoint, or from the run's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from models.itryon.presets import preset
+from models.itryon.transformer import ITryOnTransformer3DModel
+from models.training.checkpoint import CheckpointError, TrainingState, read_state
+from models.training.config import TrainConfig
+
+# The size of the network; the rest of its configuration may change between a checkpoint and what starts from it.
+_SIZE = (
+    "patch_size",
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "out_channels",
+    "text_dim",
+    "ffn_dim",
+    "num_layers",
+    "vace_layers",
+    "vace_in_channels",
+)
+
+
+def build_model(config: TrainConfig, encoder_digest: str) -> ITryOnTransformer3DModel:
+    """The transformer at step 0, in float32.
+
+    Args:
+        config: The run; `init_from` decides between random weights and a warm start.
+        encoder_digest: Encoder of the latents it will see.
+
+    Raises:
+        CheckpointError: `init_from` is missing, damaged, of another preset or of another encoder.
+    """
+    arguments = {**preset(config.preset), **config.model}
+    if config.init_from is None:
+        model = ITryOnTransformer3DModel(**arguments)
+    else:
+        state = read_state(Path(config.init_from))
+        if state is not None:
+            _check_source(config, state, encoder_digest)
+        model = _load(config.init_from, config, {k: v for k, v in arguments.items() if k not in _SIZE})
+        _check_size(config, model, arguments)
+    if not config.use_hands and model.guider is not None:
+        # Parameters without a gradient would stall distributed training, and weight decay would still shrink them.
+        model.guider.requires_grad_(False)
+    return model
+
+
+def load_weights(folder: Path, config: TrainConfig, state: TrainingState) -> ITryOnTransformer3DModel:
+    """The transformer of the run's own checkpoint.
+
+    Raises:
+        CheckpointError: The weights are damaged.
+    """
+    model = _load(str(folder), config, {})
+    if not config.use_hands and model.guider is not None:
+        model.guider.requires_grad_(False)
+    return model
+
+
+def _load(source: str, config: TrainConfig, overrides: dict) -> ITryOnTransformer3DModel:
+    folder = Path(source)
+    local = folder.is_dir()
+    if local and not (folder / "transformer").is_dir():
+        raise CheckpointError(f"{source} is no checkpoint: it has no folder transformer/")
+    if not local and (folder.is_absolute() or source.startswith(".") or source.count("/") != 1):
+        raise CheckpointError(f"There is no checkpoint {source}")
+    try:
+        model = ITryOnTransformer3DModel.from_pretrained(
+            source, subfolder="transformer", torch_dtype=torch.float32, **overrides
+        )
+    except (OSError, SafetensorError, ValueError, RuntimeError) as e:
+        raise CheckpointError(f"The weights of {source} cannot be loaded for preset {config.preset}: {e}") from e
+    # Loaded tensors are views into the mapped file, at any address. Matrix products of the same numbers differ in the
+    # last bit when their memory is aligned differently, and a resumed run would drift from an undisturbed one.
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+    return model
+
+
+def _check_source(config: TrainConfig, state: TrainingState, encoder_digest: str) -> None:
+    if state.preset != config.preset:
+        raise CheckpointError(
+            f"{config.init_from} is a checkpoint of preset {state.preset}, this run is {config.preset}: choose another "
+            "init_from, or the other preset"
+        )
+    if encoder_digest and state.encoder_digest and state.encoder_digest != encoder_digest:
+        raise CheckpointError(
+            f"{config.init_from} was trained on latents of encoder {state.encoder_digest[:12]}, the training set is of "
+            f"{encoder_digest[:12]}: encode the clips anew with that encoder, or start from another checkpoint"
+        )
+
+
+def _check_size(config: TrainConfig, model: ITryOnTransformer3DModel, arguments: dict) -> None:
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+    differs = [
+        f"{k} {found} instead of {plain[k]}"
+        for k in _SIZE
+        if k in plain and (found := _plain(getattr(model.config, k))) != plain[k]
+    ]
+    if differs:
+        raise CheckpointError(f"{config.init_from} is not of preset {config.preset}: {', '.join(differs)}")
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,247 @@
+"""The training loop: one optimiser step after the other, checkpoints between them, and a clean way out.
+
+What a step computes is in `objective`, what it reads in `data`, what it keeps in `checkpoint`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import diffusers
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+
+from models.training.build import build_model, load_weights
+from models.training.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state, restore
+from models.training.config import TrainConfig
+from models.training.data import BatchSequence, ClipSet, make_loader
+from models.training.objective import step_generator, training_losses
+from models.training.report import Reporter
+from models.training.run import Run, finish, finished, manifest_digest, peak_memory_mb
+from models.training.signals import StopFlag
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no number any more."""
+
+
+class Interrupted(RuntimeError):
+    """A signal ended the run; its state was saved."""
+
+    def __init__(self, signum: int, step: int, checkpoint: Path):
+        super().__init__(
+            f"Stopped by {signal.Signals(signum).name} after step {step}; run the same command again to go on "
+            f"from {checkpoint}"
+        )
+        self.signum = signum
+
+
+def train(
+    config: TrainConfig, *, pipes: Any | None = None, resume: bool = True, allow_changes: bool = False
+) -> dict[str, Any]:
+    """Run, or go on with, the training that `config` describes.
+
+    Args:
+        config: The run. A finished run of the same configuration is not repeated: its summary comes back.
+        pipes: Dagster Pipes context of the main process.
+        resume: Go on from the newest checkpoint in the output folder; otherwise a folder with checkpoints is refused.
+        allow_changes: Go on although the configuration differs from that of the checkpoint.
+
+    Returns:
+        The summary, as in `<output_dir>/summary.json`.
+
+    Raises:
+        models.training.data.DataError: The training set must not be trained on.
+        CheckpointError: A checkpoint does not fit: other configuration, data, encoder or preset.
+        TrainingDiverged: The loss is NaN or infinite; the newest checkpoint is from before.
+        Interrupted: SIGTERM or SIGINT; the state was saved.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=config.device == "cpu"
+    )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise CheckpointError("Sharded training (FSDP) cannot be saved by this trainer yet: launch with DDP instead")
+    reporter = Reporter(config.steps, pipes, quiet=not accelerator.is_main_process)
+    with reporter, StopFlag() as stop:
+        clips = ClipSet(config.manifest, config.blob_root, config.split)
+        output = Path(config.output_dir)
+        if (done := finished(output, config, clips)) is not None:
+            reporter.message(f"{output} already holds the finished run")
+            reporter.summary(done)
+            return done
+        run = _prepare(config, accelerator, clips, reporter, resume, allow_changes)
+        _steps(run, reporter, stop)
+        summary = finish(run)
+        reporter.summary(summary)
+        return summary
+
+
+def _prepare(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    clips: ClipSet,
+    reporter: Reporter,
+    resume: bool,
+    allow_changes: bool,
+) -> Run:
+    checkpoints = Checkpoints(config.output_dir, config.keep_last)
+    if accelerator.is_main_process:
+        checkpoints.clean()
+    accelerator.wait_for_everyone()
+    found = checkpoints.latest()
+    if found and not resume:
+        raise CheckpointError(f"{config.output_dir} holds checkpoints of another run: resume it, or name a new folder")
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "accelerate": accelerate.__version__}
+    state = TrainingState(
+        step=0,
+        config=config.model_dump(mode="json"),
+        preset=config.preset,
+        encoder_digest=clips.encoder_digest,
+        training_set_id=config.training_set_id,
+        manifest_digest=manifest_digest(clips),
+        parent=config.init_from,
+        versions=versions,
+    )
+    torch.manual_seed(config.seed)
+    if found:
+        before = read_state(found)
+        if before is None:
+            raise CheckpointError(f"{found} has no training.json: delete it")
+        _check_resume(before, state, config, allow_changes)
+        state.step, state.seconds = before.step, before.seconds
+        model = load_weights(found, config, before)
+    else:
+        model = build_model(config, clips.encoder_digest)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    model.train()
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.weight_decay,
+    )
+    ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if ema is not None:
+        ema.to(accelerator.device)
+    schedule = "constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule
+    scheduler = get_scheduler(
+        schedule, optimizer.optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=config.steps
+    )
+    run = Run(config, accelerator, model, optimizer, scheduler, ema, clips, checkpoints, state, [])
+    parameters = sum(p.numel() for p in run.plain_model.parameters())
+    reporter.message(
+        f"{config.preset}: {parameters / 1e6:.1f} M parameters, {len(clips.rows)} clips in {len(clips.buckets)} "
+        f"bucket(s), {config.steps} steps of {config.batch_size} x {config.gradient_accumulation_steps} x "
+        f"{accelerator.num_processes} on {accelerator.device}, {config.precision}"
+    )
+    if found:
+        assert before is not None
+        run.metrics = restore(found, before, optimizer.optimizer, ema)
+        scheduler.load_state_dict(before.extra["scheduler"])
+        reporter.message(f"going on from step {state.step} ({found})")
+    return run
+
+
+def _check_resume(before: TrainingState, now: TrainingState, config: TrainConfig, allow_changes: bool) -> None:
+    if before.encoder_digest != now.encoder_digest:
+        raise CheckpointError(
+            f"The latents were made by encoder {now.encoder_digest[:12]}, the checkpoint was trained on "
+            f"{before.encoder_digest[:12]}: encode the clips anew, or start a new run"
+        )
+    try:
+        changes = config.changes(TrainConfig(**before.config))
+    except ValueError as e:
+        raise CheckpointError(f"The checkpoint's configuration cannot be read ({e}): start a new run") from e
+    text = [f"{k}: {theirs!r} -> {mine!r}" for k, (mine, theirs) in changes.items()]
+    if before.manifest_digest != now.manifest_digest:
+        text.append("the clips of the manifest")
+    if text and not allow_changes:
+        raise CheckpointError(
+            f"The run in {config.output_dir} was started with another configuration ({'; '.join(text)}): use a new "
+            "output folder, or allow the change"
+        )
+
+
+def _steps(run: Run, reporter: Reporter, stop: StopFlag) -> None:
+    config, accelerator, state = run.config, run.accelerator, run.state
+    accumulation, world = config.gradient_accumulation_steps, accelerator.num_processes
+    first = state.step * accumulation
+    count = (config.steps - state.step) * accumulation
+    batches = BatchSequence(run.clips, config.batch_size, config.seed)
+    loader = iter(make_loader(batches, first, count, accelerator.process_index, world, config.num_workers))
+    parameters = [p for p in run.model.parameters() if p.requires_grad]
+    while state.step < config.steps:
+        started = time.perf_counter()
+        waited, samples, clip_ids = 0.0, 0, []
+        sums = torch.zeros(4, device=accelerator.device)
+        for micro in range(accumulation):
+            before = time.perf_counter()
+            batch = next(loader).to(accelerator.device)
+            waited += time.perf_counter() - before
+            number = (state.step * accumulation + micro) * world + accelerator.process_index
+            last = micro == accumulation - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
+                losses = training_losses(run.model, batch, config, step_generator(config.seed, number))
+                accelerator.backward(losses.total / accumulation)
+            sums[:3] += torch.stack([losses.total, losses.std, losses.action]).detach() / accumulation
+            samples += len(batch.clip_ids)
+            clip_ids += batch.clip_ids
+        sums[3] = float(stop.signum or 0)
+        total, standard, action, signum = _mean_over_processes(accelerator, sums)
+        if not math.isfinite(total):
+            raise TrainingDiverged(_diverged(run, total, clip_ids))
+        if config.grad_clip:
+            accelerator.clip_grad_norm_(parameters, config.grad_clip)
+        lr = run.scheduler.get_last_lr()[0]
+        run.optimizer.step()
+        run.scheduler.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        if run.ema is not None:
+            run.ema.step(parameters)
+        state.step += 1
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        record = {
+            "step": state.step,
+            "loss": total,
+            "loss_std": standard,
+            "loss_action": action,
+            "lr": lr,
+            "step_seconds": seconds,
+            "data_seconds": waited,
+        }
+        run.metrics.append(record)
+        reporter.step(
+            {**record, "samples_per_second": samples * world / seconds, "peak_memory_mb": peak_memory_mb()},
+            state.step % config.log_every == 0 or state.step in (1, config.steps),
+        )
+        if signum and state.step < config.steps:
+            raise Interrupted(stop.signum or signal.SIGTERM, state.step, run.save())
+        if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+            run.save()
+
+
+def _mean_over_processes(accelerator: Accelerator, sums: torch.Tensor) -> list[float]:
+    # One reduction for the figures and for the wish to stop, so that all processes leave at the same step.
+    return accelerator.reduce(sums, reduction="mean").tolist()
+
+
+def _diverged(run: Run, loss: float, clip_ids: list[str]) -> str:
+    latest = run.checkpoints.latest()
+    return (
+        f"The loss is {loss} at step {run.state.step + 1} (clips {', '.join(clip_ids)}). Lower learning_rate, or lower "
+        "grad_clip; with bf16 try fp32. " + (f"The last good checkpoint is {latest}" if latest else "Nothing was saved")
+    )

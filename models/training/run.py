@@ -1,0 +1,146 @@
+"""What one run holds while it lasts, and what is left of it when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from models.training.checkpoint import Checkpoints, TrainingState, read_state, write_folder, write_metrics
+from models.training.config import TrainConfig
+from models.training.data import ClipSet
+
+
+def manifest_digest(clips: ClipSet) -> str:
+    """Digest of what the clips are: their identities and the content addresses of their tensors."""
+    rows = [(r["clip_id"], r["bucket"], r["latents_uri"], r["text_uri"], list(r["action_mask"])) for r in clips.rows]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@dataclass
+class Run:
+    """A run in progress: its configuration, the prepared objects, and how far it is."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimizer: Any
+    scheduler: Any
+    ema: EMAModel | None
+    clips: ClipSet
+    checkpoints: Checkpoints
+    state: TrainingState
+    metrics: list[dict[str, Any]]
+
+    @property
+    def plain_model(self) -> Any:
+        """The transformer without the wrappers of accelerate."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def save(self) -> Path:
+        """Write a checkpoint of the current step; returns its folder."""
+        self.state.extra = {"scheduler": plain_schedule(self.scheduler.state_dict())}
+        target = self.checkpoints.path(self.state.step)
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self.state, self.plain_model, self.optimizer.optimizer, self.ema, self.metrics)
+        self.accelerator.wait_for_everyone()
+        return target
+
+
+def plain_schedule(state: dict[str, Any]) -> dict[str, Any]:
+    """State of a LambdaLR without its functions, which are rebuilt from the configuration."""
+    return {k: v for k, v in state.items() if k != "lr_lambdas"} | {"lr_lambdas": [None] * len(state["lr_lambdas"])}
+
+
+def finished(output: Path, config: TrainConfig, clips: ClipSet) -> dict[str, Any] | None:
+    """Summary of the finished run in `output` when it is the run that is asked for, else None."""
+    path = output / "summary.json"
+    state = read_state(output / "final")
+    if not path.is_file() or state is None:
+        return None
+    try:
+        before = TrainConfig(**state.config)
+    except ValueError:  # written by a version with other fields
+        return None
+    same = not config.changes(before) and state.manifest_digest == manifest_digest(clips)
+    return json.loads(path.read_text()) if same else None
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Export the final model, the curve and the summary; returns the summary."""
+    config, state, root = run.config, run.state, run.checkpoints.root
+    final = root / "final"
+    seconds = [m["step_seconds"] for m in run.metrics]
+    tail = run.metrics[-max(1, len(run.metrics) // 10) :]
+    if run.accelerator.is_main_process:
+        model = run.plain_model
+        parameters = list(model.parameters())
+        if run.ema is not None:
+            run.ema.store(parameters)
+            run.ema.copy_to(parameters)
+
+        def fill(folder: Path) -> None:
+            model.save_pretrained(folder / "transformer")
+            (folder / "training.json").write_text(json.dumps(asdict(state), indent=1, sort_keys=True))
+
+        write_folder(final, fill)
+        if run.ema is not None:
+            run.ema.restore(parameters)
+        temporary = root / ".metrics.parquet.tmp"
+        write_metrics(run.metrics, temporary)
+        temporary.rename(root / "metrics.parquet")
+    run.accelerator.wait_for_everyone()
+    summary = {
+        "status": "complete",
+        "checkpoint": str(final),
+        "weights_sha256": weights_sha256(final / "transformer"),
+        "preset": config.preset,
+        "parameters": sum(p.numel() for p in run.plain_model.parameters()),
+        "training_set_id": config.training_set_id,
+        "encoder_digest": state.encoder_digest,
+        "parent": config.init_from,
+        "num_clips": len(run.clips.rows),
+        "steps": state.step,
+        "final_loss": statistics.fmean(m["loss"] for m in tail),
+        "first_loss": statistics.fmean(m["loss"] for m in run.metrics[: len(tail)]),
+        "seconds": state.seconds,
+        "step_seconds_median": statistics.median(seconds),
+        "data_wait_share": sum(m["data_seconds"] for m in run.metrics) / sum(seconds),
+        "samples_per_second": config.batch_size
+        * config.gradient_accumulation_steps
+        * run.accelerator.num_processes
+        / statistics.median(seconds),
+        "peak_memory_mb": peak_memory_mb(),
+        "config": config.model_dump(mode="json"),
+        "versions": state.versions,
+    }
+    if run.accelerator.is_main_process:
+        temporary = root / ".summary.json.tmp"
+        temporary.write_text(json.dumps(summary, indent=1, sort_keys=True))
+        temporary.rename(root / "summary.json")
+    return summary
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the safetensors files of a model folder, in name order."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as f:
+            while chunk := f.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def peak_memory_mb() -> float:
+    """Peak memory so far in MB: of the accelerator where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
