@@ -1,0 +1,200 @@
+"""How well predicted action spans agree with labelled ones: temporal IoU, matched one to one.
+
+`python -m pipelines.captions.score --truth FILE.jsonl --batch NAME` scores a batch of the lake against labels in the
+manifest's format (one object a video with `video` and `actions`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from pipelines.captions.spans import Span, temporal_iou
+
+
+@dataclass(frozen=True)
+class VideoScore:
+    """One video's spans against its labels.
+
+    Attributes:
+        truth: Labelled spans.
+        predicted: Predicted spans.
+        ious: For each labelled span, the IoU with the prediction assigned to it; 0 where none is.
+        matched: Labelled spans found, i.e. with an IoU at or above the threshold.
+    """
+
+    truth: tuple[Span, ...]
+    predicted: tuple[Span, ...]
+    ious: tuple[float, ...]
+    matched: int
+
+
+@dataclass(frozen=True)
+class SpanScore:
+    """Agreement over a set of videos.
+
+    Attributes:
+        iou: Threshold that counted as found.
+        matched, predicted, labelled: Numbers of spans.
+        false_in_negatives: Predicted spans in videos without any labelled span.
+        videos: Each video's part.
+    """
+
+    iou: float
+    matched: int
+    predicted: int
+    labelled: int
+    false_in_negatives: int
+    videos: Mapping[str, VideoScore] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted spans that match; 1 when nothing was predicted."""
+        return self.matched / self.predicted if self.predicted else 1.0
+
+    @property
+    def recall(self) -> float:
+        """Share of labelled spans that were found; 1 when there are none."""
+        return self.matched / self.labelled if self.labelled else 1.0
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
+
+
+def match_spans(predicted: Sequence[Span], truth: Sequence[Span]) -> tuple[float, ...]:
+    """IoU of each labelled span with the prediction assigned to it, under the one-to-one assignment of largest sum."""
+    if not predicted or not truth:
+        return (0.0,) * len(truth)
+    table = np.array([[temporal_iou(t, p) for p in predicted] for t in truth])
+    out = np.zeros(len(truth))
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    out[rows] = table[rows, columns]
+    return tuple(float(v) for v in out)
+
+
+def score_spans(
+    predicted: Mapping[str, Sequence[Span]], truth: Mapping[str, Sequence[Span]], iou: float = 0.5
+) -> SpanScore:
+    """Score spans of many videos.
+
+    Args:
+        predicted: Video -> half-open spans; a video that is absent has none.
+        truth: Video -> labelled spans; an empty list says that nothing happens there. Only these videos count.
+        iou: Smallest temporal IoU at which a labelled span counts as found.
+    """
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must lie in (0, 1], not {iou}")
+    videos = {}
+    for name, labelled in truth.items():
+        found = [tuple(s) for s in predicted.get(name, ())]
+        ious = match_spans(found, labelled)
+        videos[name] = VideoScore(
+            tuple((int(a), int(b)) for a, b in labelled), tuple(found), ious, sum(v >= iou for v in ious)
+        )
+    return SpanScore(
+        iou,
+        matched=sum(v.matched for v in videos.values()),
+        predicted=sum(len(v.predicted) for v in videos.values()),
+        labelled=sum(len(v.truth) for v in videos.values()),
+        false_in_negatives=sum(len(v.predicted) for v in videos.values() if not v.truth),
+        videos=videos,
+    )
+
+
+def read_truth(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Video name -> labelled spans in seconds, from a file in the manifest's format."""
+    out: dict[str, list[tuple[float, float]]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            out[entry["video"]] = [(float(a["start_s"]), float(a["end_s"])) for a in entry.get("actions") or []]
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(
+                f"{path.name}, line {number}: not a manifest object with video and actions ({e})"
+            ) from None
+    return out
+
+
+def score_batch(store, batch: str, truth: Mapping[str, Sequence[tuple[float, float]]], iou: float = 0.5) -> SpanScore:
+    """Score the `captions` of a batch; videos are matched by file name.
+
+    Args:
+        store: A `DeltaStore`.
+        batch: Batch.
+        truth: File name -> labelled spans in seconds.
+        iou: See `score_spans`.
+
+    Raises:
+        LookupError: The batch holds none of the labelled videos.
+    """
+    from pipelines.captions.manifest import frame_span
+    from pipelines.store import TABLES
+
+    rows = store.read(TABLES["videos"], ["batch", "video_id", "source_path", "fps", "num_frames"], {"batch": batch})
+    videos = {PurePosixPath(r["source_path"]).name: r for r in rows.to_pylist()}
+    labelled = {PurePosixPath(name).name: spans for name, spans in truth.items()}
+    known = [n for n in labelled if n in videos]
+    if not known:
+        raise LookupError(f"Batch {batch!r} holds none of the labelled videos: {', '.join(sorted(labelled)[:5])}")
+    captions = store.read(
+        TABLES["captions"], ["batch", "video_id", "kind", "start_frame", "end_frame"], {"batch": batch}
+    )
+    spans: dict[str, list[Span]] = {}
+    for r in captions.to_pylist():
+        if r["kind"] == "action":
+            spans.setdefault(r["video_id"], []).append((r["start_frame"], r["end_frame"]))
+    in_frames = {}
+    for name in known:
+        row = videos[name]
+        times = np.arange(row["num_frames"]) / row["fps"]
+        in_frames[name] = [frame_span(a, b, times) for a, b in labelled[name]]
+    return score_spans({n: spans.get(videos[n]["video_id"], []) for n in known}, in_frames, iou)
+
+
+def _in_words(spans: Sequence[Span]) -> str:
+    return ", ".join(f"{a} to {b - 1}" for a, b in spans) or "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the score of a batch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.store import DeltaStore
+
+    parser = argparse.ArgumentParser(prog="python -m pipelines.captions.score", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--truth", type=Path, required=True, help="labels, one JSON object a video")
+    parser.add_argument("--batch", default="default", help="batch in the lake at ITRYON_LAKE")
+    parser.add_argument("--iou", type=float, default=0.5, help="smallest temporal IoU that counts as found")
+    options = parser.parse_args(arguments)
+    result = score_batch(DeltaStore(), options.batch, read_truth(options.truth), options.iou)
+    table = Table("video", "labelled", "predicted", "IoU", title=f"Action spans of batch {options.batch!r}")
+    for name, video in result.videos.items():
+        table.add_row(
+            name,
+            _in_words(video.truth),
+            _in_words(video.predicted),
+            " ".join(f"{v:.2f}" for v in video.ious) or "-",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"IoU >= {result.iou}: {result.matched} of {result.labelled} labelled spans found, "
+        f"precision {result.precision:.2f}, recall {result.recall:.2f}, F1 {result.f1:.2f}; "
+        f"{result.false_in_negatives} false spans in videos without one"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""From evidence a frame to spans of frames: morphological smoothing in seconds, then runs.
+
+Only time series of booleans belong here; what counts as evidence is the backends' business. The paper cleans
+frame-level interaction labels this way before they become time-stamped segments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+Span = tuple[int, int]
+"""Half-open: first frame, frame after the last."""
+
+
+def runs(evidence: np.ndarray) -> list[Span]:
+    """Maximal runs of True in a 1-D boolean array, as half-open spans in order."""
+    padded = np.concatenate([[False], np.asarray(evidence, bool), [False]])
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
+
+
+def fill(spans: Iterable[Span], num_frames: int) -> np.ndarray:
+    """Boolean array of `num_frames` frames, True inside any of the spans. Inverse of `runs`."""
+    out = np.zeros(num_frames, bool)
+    for start, end in spans:
+        out[start:end] = True
+    return out
+
+
+def frames_of(seconds: float, fps: float) -> int:
+    """Length of a structuring element: whole frames, at least one (which changes nothing)."""
+    if not (fps > 0 and math.isfinite(fps)):
+        raise ValueError(f"frames a second must be positive, not {fps}")
+    return max(1, round(seconds * fps))
+
+
+def close_gaps(evidence: np.ndarray, length: int) -> np.ndarray:
+    """Morphological closing with a flat element of `length` frames: gaps shorter than it are filled.
+
+    A gap at either end of the video has evidence on one side only and stays.
+    """
+    found = runs(evidence)
+    joined: list[Span] = []
+    for start, end in found:
+        if joined and start - joined[-1][1] < length:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return fill(joined, len(evidence))
+
+
+def drop_short(evidence: np.ndarray, length: int) -> np.ndarray:
+    """Morphological opening with a flat element of `length` frames: runs shorter than it are dropped."""
+    return fill([(a, b) for a, b in runs(evidence) if b - a >= length], len(evidence))
+
+
+def smooth(evidence: np.ndarray, fps: float, closing_s: float, opening_s: float) -> np.ndarray:
+    """Closing, then opening: first join what a few missed frames tore apart, then drop what is still short.
+
+    Args:
+        evidence: Shape (frames,), bool.
+        fps: Frames a second.
+        closing_s: Gaps shorter than this many seconds are filled.
+        opening_s: Runs shorter than this many seconds are dropped.
+
+    Returns:
+        Shape (frames,), bool. Smoothing it again changes nothing.
+    """
+    return drop_short(close_gaps(evidence, frames_of(closing_s, fps)), frames_of(opening_s, fps))
+
+
+def merge_overlapping(spans: Iterable[Span]) -> list[Span]:
+    """Union of half-open spans as disjoint spans in order; touching ones are joined."""
+    out: list[Span] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        else:
+            out.append((start, end))
+    return out
+
+
+def temporal_iou(a: Span, b: Span) -> float:
+    """Intersection over union of two half-open spans, 0 to 1."""
+    intersection = max(0, min(a[1], b[1]) - max(a[0], b[0]))
+    union = (a[1] - a[0]) + (b[1] - b[0]) - intersection
+    return intersection / union if union > 0 else 0.0

@@ -1,0 +1,124 @@
+"""From the rows of `pose`, `hands` and `agnostic_masks` to arrays over all frames of a video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.arrays import decode_mask, points_to_numpy
+from pipelines.captions.features import Body, Hand, measure_body, measure_hand, surroundings
+from pipelines.captions.settings import KinematicSettings
+
+POSE_COLUMNS = ["frame", "time_s", "detected", "landmarks", "world_landmarks", "score"]
+HAND_COLUMNS = ["frame", "handedness", "score", "keypoints_2d", "keypoints_3d"]
+MASK_COLUMNS = ["frame", "mask", "height", "width", "category"]
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Body and hands over the frames of one video.
+
+    Attributes:
+        times_s: Shape (frames,), presentation times in seconds.
+        fps: Average frames a second.
+        size: (height, width) of the picture.
+        detected: Shape (frames,), whether the person was found.
+        pose_score: Shape (frames,), NaN where not detected.
+        body: The torso.
+        hands: Side -> hand; both sides are always there.
+    """
+
+    times_s: np.ndarray
+    fps: float
+    size: tuple[int, int]
+    detected: np.ndarray
+    pose_score: np.ndarray
+    body: Body
+    hands: dict[str, Hand]
+
+
+def frame_times(pose: pa.Table, num_frames: int, fps: float) -> np.ndarray:
+    """Shape (frames,), seconds: the presentation times in `pose`, and the regular grid for frames it lacks."""
+    times = np.arange(num_frames) / fps
+    frames = pose["frame"].to_numpy()
+    inside = frames < num_frames
+    times[frames[inside]] = pose["time_s"].to_numpy()[inside]
+    return times
+
+
+def build_tracks(
+    pose: pa.Table, hands: pa.Table, num_frames: int, fps: float, size: tuple[int, int], settings: KinematicSettings
+) -> Tracks:
+    """Arrays over all frames from the rows of one video.
+
+    Args:
+        pose: Columns `POSE_COLUMNS`.
+        hands: Columns `HAND_COLUMNS`.
+        num_frames: Frames of the video.
+        fps: Average frames a second.
+        size: (height, width) of the picture.
+        settings: For the window of the palm's direction.
+    """
+    frames = pose["frame"].to_numpy()
+    landmarks = np.full((num_frames, 33, 4), np.nan, np.float32)
+    world = np.full((num_frames, 33, 3), np.nan, np.float32)
+    score = np.full(num_frames, np.nan)
+    landmarks[frames] = points_to_numpy(pose["landmarks"], 33)
+    world[frames] = points_to_numpy(pose["world_landmarks"], 33)
+    detected = np.zeros(num_frames, bool)
+    detected[frames] = pose["detected"].to_numpy(zero_copy_only=False)
+    score[frames] = pose["score"].to_numpy()
+    body = measure_body(landmarks, world, fps)
+
+    sides = np.asarray(hands["handedness"].to_pylist())
+    keypoints, space = points_to_numpy(hands["keypoints_2d"], 21), points_to_numpy(hands["keypoints_3d"], 21)
+    hand_frames, hand_score = hands["frame"].to_numpy(), hands["score"].to_numpy()
+    measured = {}
+    for side in ("left", "right"):
+        rows = np.flatnonzero(sides == side) if len(sides) else np.zeros(0, int)
+        at = hand_frames[rows]
+        flat = np.full((num_frames, 21, 2), np.nan, np.float32)
+        deep = np.full((num_frames, 21, 3), np.nan, np.float32)
+        sure = np.zeros(num_frames)
+        flat[at], deep[at], sure[at] = keypoints[rows], space[rows], hand_score[rows]
+        measured[side] = measure_hand(side, flat, deep, sure, body, fps, settings.facing_window_s)
+    return Tracks(frame_times(pose, num_frames, fps), fps, size, detected, score, body, measured)
+
+
+class GarmentRegion:
+    """The masks of one video, decoded where they are asked for.
+
+    Args:
+        masks: Columns `MASK_COLUMNS`.
+    """
+
+    def __init__(self, masks: pa.Table):
+        self._row = {frame: i for i, frame in enumerate(masks["frame"].to_pylist())}
+        self._masks = masks
+        self.category = masks["category"][0].as_py() if masks.num_rows else "upper_body"
+
+    def shares_around(self, hands: dict[str, Hand], wanted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Share of the points around each hand that are garment.
+
+        Args:
+            hands: Side -> hand.
+            wanted: Side -> shape (frames,), bool: where to look; decoding a mask costs about a millisecond.
+
+        Returns:
+            Side -> shape (frames,), 0 to 1; NaN elsewhere, and where hand or mask are not known.
+        """
+        out = {side: np.full(len(w), np.nan) for side, w in wanted.items()}
+        for frame in np.flatnonzero(np.any(list(wanted.values()), axis=0)):
+            row = self._row.get(int(frame))
+            asked = [s for s, w in wanted.items() if w[frame] and np.isfinite(hands[s].keypoints[frame]).all()]
+            if row is None or not asked:
+                continue
+            height, width = self._masks["height"][row].as_py(), self._masks["width"][row].as_py()
+            mask = decode_mask(self._masks["mask"][row].as_py(), height, width)
+            for side in asked:
+                x, y = np.round(surroundings(hands[side].keypoints[frame])).astype(int).T
+                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+                out[side][frame] = mask[y[inside], x[inside]].sum() / len(x)
+        return out
