@@ -25,8 +25,8 @@ def samples() -> Path:
 def moving_frames(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
     """Frames with a square that travels over smooth texture; (count, height, width, 3) uint8 RGB.
 
-    The top eighth is flat and its grey value is 4 x the frame number, so a frame tells its number after coding
-    (for up to 60 frames).
+    The top eighth holds the frame's number as six dark or bright blocks, least bit first (for up to 64 frames), so that
+    `frame_number` can read it after coding and scaling.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -38,8 +38,16 @@ def moving_frames(count: int, width: int, height: int, seed: int = 0) -> np.ndar
         left = (i * 2) % max(1, width - side)
         top = height // 4 + (i % max(1, height // 2 - side))
         frame[top : top + side, left : left + side] = (230, 60, 40)
-        frame[: max(1, height // 8)] = 4 * i
+        bits = np.repeat([40 + 175 * (i >> b & 1) for b in range(6)], -(-width // 6))[:width]
+        frame[: max(1, height // 8)] = bits[None, :, None]
     return frames
+
+
+def frame_number(rgb: np.ndarray) -> int:
+    """The number that `moving_frames` painted into a frame."""
+    row = rgb[: max(1, rgb.shape[0] // 12)].mean(axis=(0, 2))
+    block = -(-len(row) // 6)
+    return sum(1 << b for b in range(6) if np.median(row[b * block : (b + 1) * block]) > 127)
 
 
 @pytest.fixture(scope="session")

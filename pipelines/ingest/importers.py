@@ -22,6 +22,7 @@ from pipelines.ingest.landing import (
     VIDEO_SUFFIXES,
     LandedFile,
     LandReport,
+    by_key,
     land,
     landing_folder,
     place,
@@ -154,7 +155,7 @@ class _Collected:
 
     def __init__(self, root: Path):
         self.root = root
-        self.files: dict[str, LandedFile] = {f.key: f for f in scan(root)} if root.is_dir() else {}
+        self.files: dict[str, LandedFile] = by_key(scan(root)) if root.is_dir() else {}
         self.entries: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
 

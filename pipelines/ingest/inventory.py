@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipelines.ingest.landing import PHOTO_SUFFIXES, VIDEO_SUFFIXES, LandedFile, scan
+from pipelines.ingest.landing import PHOTO_SUFFIXES, VIDEO_SUFFIXES, LandedFile, by_key, scan
 from pipelines.ingest.manifest import MANIFEST, ManifestEntry, ManifestLine, parse_manifest
 from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import GARMENT_CATEGORIES
@@ -78,7 +78,7 @@ class Inventory:
 
 def take_inventory(folder: Path) -> Inventory:
     """Look through a batch's landing folder; reads every candidate once for its digest, and decodes nothing."""
-    files = {f.key: f for f in scan(folder)}
+    files = by_key(scan(folder))
     lines, manifest_problem = _read_manifest(files)
     inventory = Inventory()
     if manifest_problem:

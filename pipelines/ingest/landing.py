@@ -153,6 +153,14 @@ def scan(folder: Path) -> list[LandedFile]:
     return sorted(files, key=lambda f: f.path)
 
 
+def by_key(files: list[LandedFile]) -> dict[str, LandedFile]:
+    """Files by `key`; where two names differ in composition only, the exact one has the key, and none is lost."""
+    found: dict[str, LandedFile] = {}
+    for file in sorted(files, key=lambda f: f.path != f.key):
+        found[file.key if file.key not in found else file.path] = file
+    return found
+
+
 def _examine(path: Path, folder: Path, base: Path) -> LandedFile:
     try:
         target = path.resolve(strict=True)
