@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers import WanVACETransformer3DModel
+from diffusers import ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import FP32LayerNorm
@@ -29,6 +29,8 @@ from torch import nn
 from models.itryon.a_rope import ActionAttention, ActionContext, action_context
 from models.itryon.guider import InteractionGuider
 from models.itryon.presets import preset
+
+# `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module of a component's class.
 
 
 class ITryOnTransformerBlock(WanTransformerBlock):

@@ -67,7 +67,9 @@ def tiny_conditions(batch: int = 2, frames: int = 4, seed: int = 0) -> dict[str,
         "hand_hidden_states": torch.randn(batch, 16, frames, 4, 6, generator=g),
         "hand_frame_mask": torch.tensor([0.0, 1, 1, 0])[:frames].expand(batch, -1),
         "action_hidden_states": torch.randn(batch, 3, 5, 20, generator=g),
-        "action_attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]).expand(batch, -1, -1),
+        "action_attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]).expand(
+            batch, -1, -1
+        ),
         "segment_index": index,
         "segment_interactive": torch.tensor([False, True, False]).expand(batch, -1),
     }

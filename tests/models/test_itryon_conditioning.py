@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -157,7 +159,7 @@ def test_windows_cover_everything_with_enough_overlap(total, window, overlap):
     windows = plan_windows(total, window, overlap)
     assert all(b - a == window for a, b in windows) and windows[0][0] == 0
     assert windows[-1][1] == max(total, window)
-    assert all(nxt[0] <= prev[1] - overlap and nxt[0] > prev[0] for prev, nxt in zip(windows, windows[1:]))
+    assert all(nxt[0] <= prev[1] - overlap and nxt[0] > prev[0] for prev, nxt in itertools.pairwise(windows))
 
 
 def test_crossfade_of_equal_windows_is_the_video():
