@@ -17,10 +17,10 @@ from scipy.spatial.transform import Rotation
 from models.perception.hand_mesh import (
     KEYPOINT_PARENTS,
     TIPS,
-    HandMesh,
     axis_angles,
     mirrored,
     rotation_matrices,
+    shared_mesh,
 )
 from models.perception.hands.base import MIRROR, Camera, HandFit
 
@@ -63,7 +63,7 @@ def _degrees(low: float, high: float, sigma: float) -> tuple[float, float, float
 @lru_cache(maxsize=1)
 def freedoms() -> tuple[Freedom, ...]:
     """The degrees of freedom of the right hand; axes are those of the mesh at rest."""
-    mesh = HandMesh("right")
+    mesh = shared_mesh("right")
     _, keypoints = mesh(np.zeros((1, len(mesh.joints), 3)), with_vertices=False)
     points = keypoints[0]
     out: list[Freedom] = []
@@ -111,7 +111,7 @@ def estimate_shape(world: np.ndarray, scale_range: tuple[float, float] = (0.7, 1
     The uniform scale is that of the palm, within what hands of people measure; every bone may be 0.6 to 1.7 times as
     long as the mesh's.
     """
-    mesh = HandMesh("right")
+    mesh = shared_mesh("right")
     _, rest = mesh(np.zeros((1, len(mesh.joints), 3)), with_vertices=False)
     ratio = np.median(bone_lengths(np.asarray(world, np.float64)), axis=0) / bone_lengths(rest[0])
     scale = float(np.clip(np.mean(ratio[[4, 8, 12, 16]]), *scale_range))
@@ -174,7 +174,7 @@ def fit_hands(
         poses.append(pose)
         translations.append(translation)
     if not poses:
-        return HandFit(np.zeros((0, len(HandMesh().joints), 3)), shape, np.zeros((0, 3)))
+        return HandFit(np.zeros((0, len(shared_mesh("right").joints), 3)), shape, np.zeros((0, 3)))
     pose, translation = np.concatenate(poses), np.concatenate(translations)
     if handedness == "left":
         pose, translation = mirrored(pose), translation * MIRROR
@@ -201,7 +201,7 @@ class _Solver:
     """Gauss-Newton for a chunk of right hands; unknowns are turn of the hand (3), wrist (3), joint angles (D)."""
 
     def __init__(self, points: np.ndarray, world: np.ndarray, camera: Camera, shape: np.ndarray, weights: FitWeights):
-        self.mesh = HandMesh("right")
+        self.mesh = shared_mesh("right")
         self.joints, self.tips, _ = self.mesh.rest(shape)
         self.dofs = freedoms()
         self.owner = np.array([d.joint for d in self.dofs])

@@ -181,3 +181,9 @@ class HandMesh:
         blended = (self.weights @ affine).reshape(len(pose), -1, 3, 4)
         posed = np.einsum("nvab,vb->nva", blended[..., :3], vertices) + blended[..., 3] + moved
         return posed, keypoints
+
+
+@lru_cache(maxsize=2)
+def shared_mesh(handedness: str) -> HandMesh:
+    """The mesh of one side, made once; not to be changed."""
+    return HandMesh(handedness)

@@ -1,7 +1,7 @@
 """Renders meshes without a graphics library: `cv2.triangleRasterize` with vertex lighting.
 
-One function for pictures of hands on black and one for depth. OpenCV's rasteriser knows a camera that looks along -z with
-y up and one vertical field of view; any pinhole camera is brought to it by shearing the vertices, which keeps depth.
+OpenCV's rasteriser knows a camera that looks along -z with y up and one vertical field of view; any pinhole camera is
+brought to it by shearing the vertices, which keeps depth. Pixels count from the centre of the first one.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def render_meshes(
     half = h / 2
     for vertices, faces, color in meshes:
         x, y, z = np.asarray(vertices, np.float64).T
-        # A right angle of view gives a focal length of half the height.
+        # A right angle of view gives a focal length of half the height; the first pixel's centre is at .5 there.
         sheared = np.stack(
             [
-                (camera.fx * x + (camera.cx - x0 - w / 2) * z) / half,
-                -(camera.fy * y + (camera.cy - y0 - h / 2) * z) / half,
+                (camera.fx * x + (camera.cx + 0.5 - x0 - w / 2) * z) / half,
+                -(camera.fy * y + (camera.cy + 0.5 - y0 - h / 2) * z) / half,
                 -z,
             ],
             -1,

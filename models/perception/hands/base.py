@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+
+Inference = Callable[[], AbstractContextManager]
+"""Opens a context around each run of a network, to account for its time."""
 
 SIDES = ("left", "right")
 MIRROR = np.array([-1.0, 1.0, 1.0])
@@ -20,7 +23,7 @@ MIRROR = np.array([-1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera of the full frame: x right, y down, z away; pixels."""
+    """Pinhole camera of the full frame: x right, y down, z away; pixels, the first one's centre at 0."""
 
     fx: float
     fy: float
@@ -31,7 +34,7 @@ class Camera:
     def from_field_of_view(cls, width: int, height: int, degrees: float) -> Camera:
         """Camera whose longer side spans `degrees`."""
         focal = max(width, height) / 2 / float(np.tan(np.radians(degrees) / 2))
-        return cls(focal, focal, width / 2, height / 2)
+        return cls(focal, focal, (width - 1) / 2, (height - 1) / 2)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 3) in metres to pixels (..., 2)."""
@@ -117,8 +120,8 @@ class HandEstimator(ABC):
         """Camera that `fit` uses for frames of this size."""
 
     @abstractmethod
-    def reset(self) -> None:
-        """Forget the video before."""
+    def reset(self, inference: Inference = nullcontext) -> None:
+        """Forget the video before; what runs a network in the next one runs it inside `inference()`."""
 
     @abstractmethod
     def detect(self, rgb: np.ndarray, pose: np.ndarray | None) -> list[HandObservation]:
@@ -134,13 +137,5 @@ class HandEstimator(ABC):
         """Posed meshes of the hands of one person, by handedness."""
 
     @abstractmethod
-    def mesh(self, handedness: str, fit: HandFit, vertices: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """Keypoints (T, 21, 3) and, if asked for, vertices (T, V, 3) of fitted hands, metres in the camera frame."""
-
-    @abstractmethod
-    def faces(self, handedness: str) -> np.ndarray:
-        """(F, 3) triangles, counter-clockwise from outside."""
-
-
-WeightPath = Callable[[str], Path]
-"""From the name of a weights file to the file."""
+    def keypoints(self, handedness: str, fit: HandFit) -> np.ndarray:
+        """Keypoints (T, 21, 3) of fitted hands, metres in the camera frame."""

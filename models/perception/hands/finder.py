@@ -7,13 +7,14 @@ distance to the pose's wrists, from the network's own opinion on handedness and 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from models.perception.hands.base import SIDES, HandObservation
+from models.perception.hands.base import SIDES, HandObservation, Inference
 from models.perception.hands.networks import (
     HandLandmarkNetwork,
     HandLandmarks,
@@ -81,8 +82,9 @@ class HandFinder:
         self._retry = retry_frames
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the video before."""
+    def reset(self, inference: Inference = nullcontext) -> None:
+        """Forget the video before; the networks run inside `inference()` from now on."""
+        self._palms.inference = self._landmarks.inference = inference
         self._memory: dict[str, _Memory] = {}
         self._missing = dict.fromkeys(SIDES, 0)
 

@@ -1,21 +1,25 @@
 """Google's palm detector and hand landmark network on regions of our choosing.
 
-MediaPipe's HandLandmarker searches palms in the whole frame shrunk to 192 px, where a hand of somebody standing is ten
-pixels wide. Here the caller says where to look. Only the two networks and the geometry around them belong here: decoding
-of the detector's anchors and the rotated square regions, both as in MediaPipe's published graphs (`palm_detection_cpu`,
-`palm_detection_detection_to_roi`, `hand_landmark_landmarks_to_roi`, `hand_landmarks_from_pose_to_recrop_roi`).
+MediaPipe's HandLandmarker searches palms in the whole frame shrunk to 192 px, where a hand of somebody standing is
+ten pixels wide. Here the caller says where to look. Only the two networks and the geometry around them belong here:
+decoding of the detector's anchors and the rotated square regions, both as in MediaPipe's published graphs
+(`palm_detection_cpu`, `palm_detection_detection_to_roi`, `hand_landmark_landmarks_to_roi`,
+`hand_landmarks_from_pose_to_recrop_roi`).
 
-Coordinates are continuous pixels: the centre of the first pixel is at 0.5.
+Coordinates are pixels with the centre of the first one at 0.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+
+from models.perception.hands.base import Inference
 
 PALM_SIZE = 192
 LANDMARK_SIZE = 224
@@ -63,9 +67,9 @@ class Region:
             to = max(1, cut.shape[1] // shrink), max(1, cut.shape[0] // shrink)
             scale = np.array([to[0] / cut.shape[1], to[1] / cut.shape[0]])
             rgb = cv2.resize(cut, to, interpolation=cv2.INTER_AREA)
-            m = np.column_stack([m[:, :2] * scale[:, None], (m[:, 2] - (x0, y0)) * scale])
+            m = np.column_stack([m[:, :2] * scale[:, None], (m[:, 2] + 0.5 - (x0, y0)) * scale - 0.5])
         linear = m[:, :2] / side
-        shift = m[:, 2] + linear @ (0.5, 0.5) - 0.5
+        shift = m[:, 2] + linear @ (0.5, 0.5)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(rgb, np.column_stack([linear, shift]), (side, side), flags=flags, borderMode=border)
 
@@ -141,6 +145,7 @@ class HandLandmarkNetwork:
     """
 
     def __init__(self, path: str | Path, threads: int = 1):
+        self.inference: Inference = nullcontext
         self._net = Interpreter(str(path), num_threads=threads)
         self._net.allocate_tensors()
         self._input = self._net.get_input_details()[0]["index"]
@@ -151,7 +156,8 @@ class HandLandmarkNetwork:
         """Landmarks of the hand in `region` of the frame (H, W, 3) uint8 RGB."""
         crop = region.crop(rgb, LANDMARK_SIZE)
         self._net.set_tensor(self._input, crop[None].astype(np.float32) / 255.0)
-        self._net.invoke()
+        with self.inference():
+            self._net.invoke()
         landmarks, presence, handedness, world = (self._net.get_tensor(i) for i in self._outputs)
         points = region.to_frame(landmarks.reshape(21, 3)[:, :2] / LANDMARK_SIZE)
         c, s = np.cos(region.rotation), np.sin(region.rotation)
@@ -192,6 +198,7 @@ class PalmDetector:
     """
 
     def __init__(self, path: str | Path, threads: int = 1, min_score: float = 0.5):
+        self.inference: Inference = nullcontext
         self._net = Interpreter(str(path), num_threads=threads)
         self._net.allocate_tensors()
         self._input = self._net.get_input_details()[0]["index"]
@@ -204,7 +211,8 @@ class PalmDetector:
         """Palms in `region` of the frame (H, W, 3) uint8 RGB, best first, overlapping ones dropped."""
         crop = region.crop(rgb, PALM_SIZE, cv2.BORDER_CONSTANT)
         self._net.set_tensor(self._input, crop[None].astype(np.float32) / 255.0)
-        self._net.invoke()
+        with self.inference():
+            self._net.invoke()
         logits = self._net.get_tensor(self._scores)[0, :, 0]
         scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -100, 100)))
         keep = np.flatnonzero(scores >= self._min_score)

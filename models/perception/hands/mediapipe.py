@@ -1,0 +1,67 @@
+"""The embedded hand estimator: MediaPipe landmarks, fitted onto the CC0 hand mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import numpy as np
+
+from models import weights
+from models.perception.hand_ik import estimate_shape, fit_hands
+from models.perception.hand_mesh import TOPOLOGY, shared_mesh
+from models.perception.hands.base import MIRROR, Camera, HandEstimator, HandFit, HandObservation, HandTrack, Inference
+from models.perception.hands.finder import HandFinder
+
+WEIGHTS = ("palm_detection_full.tflite", "hand_landmark_full.tflite")
+
+
+def hand_finder(threads: int = 1, **options: float) -> HandFinder:
+    """A finder with the networks from the weights cache; options are those of `HandFinder`.
+
+    Raises:
+        MissingWeights: The networks are not in the cache; the message says how to get them.
+    """
+    palm, landmark = (weights.path(name) for name in WEIGHTS)
+    return HandFinder(palm, landmark, threads, **options)
+
+
+class MediaPipeHands(HandEstimator):
+    """Landmarks around the body pose's wrists, then inverse kinematics with one hand shape per video.
+
+    Args:
+        finder: Finds the hands.
+        field_of_view_deg: Angle that the longer side of the frame is taken to span.
+    """
+
+    source = "mediapipe"
+    topology = TOPOLOGY
+
+    def __init__(self, finder: HandFinder, field_of_view_deg: float = 55.0):
+        self._finder = finder
+        self._field_of_view = field_of_view_deg
+
+    def camera(self, width: int, height: int) -> Camera:
+        """Camera with the assumed field of view."""
+        return Camera.from_field_of_view(width, height, self._field_of_view)
+
+    def reset(self, inference: Inference = nullcontext) -> None:
+        """Forget the video before."""
+        self._finder.reset(inference)
+
+    def detect(self, rgb: np.ndarray, pose: np.ndarray | None) -> list[HandObservation]:
+        """Hands in the next frame."""
+        return self._finder(rgb, pose)
+
+    def fit(self, tracks: Mapping[str, HandTrack], camera: Camera) -> dict[str, HandFit]:
+        """Both hands of a person share one shape."""
+        seen = {side: t for side, t in tracks.items() if len(t.frames)}
+        if not seen:
+            return {}
+        world = np.concatenate([t.world * (MIRROR if side == "left" else 1.0) for side, t in seen.items()])
+        shape = estimate_shape(world)
+        return {side: fit_hands(t.points, t.world, camera, side, shape) for side, t in seen.items()}
+
+    def keypoints(self, handedness: str, fit: HandFit) -> np.ndarray:
+        """Keypoints of fitted hands."""
+        return shared_mesh(handedness)(fit.pose, fit.shape, fit.translation, with_vertices=False)[1]
