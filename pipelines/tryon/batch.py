@@ -1,0 +1,329 @@
+"""`tryon_videos`: which videos get which garments from a checkpoint, and the rows about it.
+
+One row is committed after every video, so a killed run goes on where it was: a pair whose `tryon_id` stands is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from pipelines.arrays import decode_mask
+from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, newest_checkpoint
+from pipelines.ingest.segmentation import garment_from_worn
+from pipelines.stage import digest
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.schemas import (
+    AGNOSTIC_MASKS,
+    CAPTIONS,
+    GARMENTS,
+    HANDS,
+    POSE,
+    STAGE_STATUS,
+    TRYON_VIDEOS,
+    VIDEOS,
+)
+from pipelines.tryon.load import LoadedPipeline, load_pipeline
+from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
+from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
+from pipelines.video import VideoReader
+
+_NEEDED = ("pose", "agnostic_masks", "hands", "captions")
+_SPLITS = ("test", "val", "train")
+
+
+class NothingToDress(LookupError):
+    """There is no video to make; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One video and one garment.
+
+    Attributes:
+        video: Row of `videos`.
+        garment: Row of `garments`; None for the worn garment cut out of `donor`.
+        donor: Row of `videos` that the garment is cut out of, where there is no photo.
+        paired: Whether it is the garment the person wears anyway.
+        fingerprints: Stage -> fingerprint of the annotations used.
+    """
+
+    video: dict[str, Any]
+    garment: dict[str, Any] | None
+    donor: dict[str, Any] | None
+    paired: bool
+    fingerprints: dict[str, str]
+
+    @property
+    def garment_id(self) -> str:
+        """Identity of the garment; that of the donor video where it has no photo."""
+        return self.garment["garment_id"] if self.garment else f"worn:{self.donor['video_id']}"
+
+
+@dataclass
+class TryOnReport:
+    """What a run made.
+
+    Attributes:
+        checkpoint_id: Checkpoint.
+        table_version: Version of `tryon_videos` behind the run.
+        made: Videos made now.
+        reused: Videos that were there already.
+        failures: tryon_id -> reason.
+    """
+
+    checkpoint_id: str
+    table_version: int = 0
+    made: int = 0
+    reused: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
+    """Videos with all annotations, and the garments for them.
+
+    The unpaired garment is the one the manifest asks for; else a photo of the same category; else what the person in
+    another video of the same category wears. Which one depends on the video alone, not on the order of ingestion.
+
+    Raises:
+        NothingToDress: No video has all annotations.
+    """
+    states: dict[tuple[str, str], dict[str, str]] = {}
+    for row in store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "fingerprint"]).to_pylist():
+        if row["status"] == "ok":
+            states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
+    videos = [v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and not v["duplicate_of"]]
+    ready = [v for v in videos if set(_NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
+    if not ready:
+        raise NothingToDress(f"No video has {', '.join(_NEEDED)}: materialise them for a batch first")
+    ready.sort(key=lambda v: (_SPLITS.index(v["split"]) if v["split"] in _SPLITS else len(_SPLITS), v["video_id"]))
+    photos = {g["garment_id"]: g for g in store.read(GARMENTS).to_pylist() if g["status"] == "ok" and g["uri"]}
+    pairs = []
+    for video in ready[: settings.max_videos]:
+        prints = {s: states[video["batch"], video["video_id"]][s] for s in _NEEDED}
+        own = photos.get(video["garment_id"])
+        if settings.pairs in ("paired", "both"):
+            pairs.append(Pair(video, own, None if own else video, True, prints))
+        if settings.pairs in ("unpaired", "both"):
+            other = _other_garment(video, photos, ready)
+            if other is not None:
+                pairs.append(Pair(video, *other, False, prints))
+    if not pairs:
+        raise NothingToDress("There is no second garment for unpaired try-on: add garment photos to the landing folder")
+    return pairs
+
+
+def _other_garment(
+    video: dict[str, Any], photos: dict[str, dict[str, Any]], ready: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None] | None:
+    asked = photos.get(video["tryon_garment_id"])
+    if asked is not None:
+        return asked, None
+    category = video["garment_category"]
+
+    def draw(candidates: list[dict[str, Any]], key: str) -> dict[str, Any]:
+        return min(candidates, key=lambda c: digest(video["video_id"], c[key]))
+
+    fitting = [
+        g
+        for g in photos.values()
+        if g["garment_id"] != video["garment_id"] and (g["category"] == category or not (g["category"] and category))
+    ]
+    if fitting:
+        return draw(fitting, "garment_id"), None
+    donors = [v for v in ready if v["video_id"] != video["video_id"] and v["garment_category"] == category]
+    return (None, draw(donors, "video_id")) if donors else None
+
+
+def run_tryon(
+    store: DeltaStore,
+    settings: TryOnSettings,
+    *,
+    commit: Commit | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    loaded: LoadedPipeline | None = None,
+) -> TryOnReport:
+    """Dress the chosen videos with a checkpoint and write its rows of `tryon_videos`.
+
+    What goes wrong with one video is its row's reason; the others go on.
+
+    Args:
+        store: The lake.
+        settings: Checkpoint, videos, steps.
+        commit: Provenance.
+        on_progress: Called with video_id, denoising steps done and in all.
+        loaded: A pipeline that is loaded already, in place of the checkpoint's.
+
+    Raises:
+        pipelines.checkpoints.train.CheckpointMissing: There is no such checkpoint.
+        NothingToDress: No video has all annotations.
+    """
+    commit = Commit((commit or Commit()).run_id, CODE_VERSION)
+    row = newest_checkpoint(store) if settings.checkpoint == "latest" else find_checkpoint(store, settings.checkpoint)
+    if row is None:
+        from pipelines.checkpoints.train import CheckpointMissing
+
+        raise CheckpointMissing(f"There is no checkpoint {settings.checkpoint!r}")
+    pairs = choose_pairs(store, settings)
+    if loaded is None:
+        loaded = load_pipeline(checkpoint_folder(store, row), settings)
+    trained = json.loads(row["config"])
+    loaded.use_hands = trained.get("use_hands", True)
+    loaded.use_actions = trained.get("use_action_captions", True)
+    loaded.digests["transformer"] = row["weights_sha256"]
+
+    checkpoint_id = row["checkpoint_id"]
+    where = {"checkpoint_id": checkpoint_id}
+    report = TryOnReport(checkpoint_id, store.version(TRYON_VIDEOS))
+    before = {r["tryon_id"]: r for r in store.read(TRYON_VIDEOS, where=where).to_pylist()}
+    rows: dict[str, dict[str, Any]] = {}
+    versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
+    dressing = settings.model_dump(mode="json", exclude={"checkpoint", "max_videos", "pairs", "device"})
+    todo = []
+    for pair in pairs:
+        tryon_id = digest(
+            CODE_VERSION,
+            pair.video["sha256"],
+            pair.garment_id,
+            pair.paired,
+            pair.fingerprints,
+            dict(loaded.digests),
+            dressing,
+        )[:16]
+        if tryon_id in before and before[tryon_id]["status"] == "ok":
+            rows[tryon_id] = before[tryon_id]
+            report.reused += 1
+        else:
+            todo.append((tryon_id, pair))
+    if not todo and set(rows) == set(before):
+        return report
+    for tryon_id, pair in todo:
+        rows[tryon_id] = _dress(store, loaded, settings, pair, versions, on_progress) | {
+            "checkpoint_id": checkpoint_id,
+            "tryon_id": tryon_id,
+            "run_id": commit.run_id,
+        }
+        if rows[tryon_id]["status"] == "ok":
+            report.made += 1
+        else:
+            report.failures[tryon_id] = rows[tryon_id]["reason"]
+        report.table_version = _commit(store, rows, where, commit)
+    if not todo:
+        report.table_version = _commit(store, rows, where, commit)
+    return report
+
+
+def _commit(store: DeltaStore, rows: dict[str, dict[str, Any]], where: dict[str, str], commit: Commit) -> int:
+    table = pa.Table.from_pylist([rows[k] for k in sorted(rows)], TRYON_VIDEOS.schema)
+    return store.replace(TRYON_VIDEOS, table, where, commit)
+
+
+def _dress(
+    store: DeltaStore,
+    loaded: LoadedPipeline,
+    settings: TryOnSettings,
+    pair: Pair,
+    versions: dict[str, int],
+    on_progress: Callable[[str, int, int], None] | None,
+) -> dict[str, Any]:
+    video = pair.video
+    out: dict[str, Any] = {
+        "video_id": video["video_id"],
+        "garment_id": pair.garment_id,
+        "paired": pair.paired,
+        "start_frame": 0,
+        "num_frames": 0,
+        "record": "{}",
+        "created_at": datetime.now(UTC),
+    }
+    try:
+        annotations = annotations_of(store, video)
+        start, count = _part(video["num_frames"], settings.max_frames, annotations)
+        garment = load_garment(store, pair)
+        with tempfile.TemporaryDirectory() as folder:
+            result, compare = Path(folder) / "result.mp4", Path(folder) / "side_by_side.mp4"
+            record = tryon_video(
+                loaded,
+                store.blobs.local_path(video["uri"]),
+                [garment],
+                annotations,
+                result,
+                settings,
+                side_by_side_output=compare,
+                start=start,
+                num_frames=count,
+                on_progress=None
+                if on_progress is None
+                else lambda done, total: on_progress(video["video_id"], done, total),
+            )
+            out["uri"] = store.blobs.put_file(result)
+            out["side_by_side_uri"] = store.blobs.put_file(compare)
+    except Exception as error:
+        return out | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
+    record |= {
+        "video": {k: video[k] for k in ("batch", "video_id", "sha256", "source_path")},
+        "garment": {"garment_id": pair.garment_id, "uri": pair.garment["uri"] if pair.garment else None},
+        "fingerprints": pair.fingerprints,
+        "table_versions": versions,
+    }
+    return out | {
+        "start_frame": start,
+        "num_frames": count,
+        "record": json.dumps(record, sort_keys=True),
+        "status": "ok",
+        "reason": None,
+    }
+
+
+def annotations_of(store: DeltaStore, video: dict[str, Any]) -> Annotations:
+    """The annotation rows of a row of `videos`."""
+    where = {"batch": video["batch"], "video_id": video["video_id"]}
+    return Annotations(*(store.read(t, where=where) for t in (POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)))
+
+
+def load_garment(store: DeltaStore, pair: Pair) -> Garment:
+    """Photo and mask of a pair's garment, or the cut-out of what the person in the donor video wears.
+
+    Raises:
+        ValueError: The blob is not a picture, or the donor has no frame with a garment region.
+    """
+    if pair.garment is not None:
+        photo = _decode(store.blobs.read_bytes(pair.garment["uri"]), cv2.IMREAD_COLOR_RGB, pair.garment_id)
+        mask = pair.garment["mask_uri"]
+        mask = _decode(store.blobs.read_bytes(mask), cv2.IMREAD_GRAYSCALE, pair.garment_id) if mask else None
+        return Garment(photo, mask, pair.garment_id)
+    donor = pair.donor
+    where = {"batch": donor["batch"], "video_id": donor["video_id"]}
+    rows = store.read(AGNOSTIC_MASKS, ["frame", "mask", "height", "width", "area_fraction"], where).to_pylist()
+    if not rows:
+        raise ValueError(f"Video {donor['video_id']} has no garment region to cut a garment out of")
+    best = max(rows, key=lambda r: (r["area_fraction"], -r["frame"]))
+    with VideoReader(store.blobs.local_path(donor["uri"])) as reader:
+        frame = next(reader.frames(start=best["frame"], stop=best["frame"] + 1))
+    photo, mask = garment_from_worn(frame.rgb, decode_mask(best["mask"], best["height"], best["width"]))
+    return Garment(photo, mask, pair.garment_id)
+
+
+def _decode(data: bytes, flags: int, name: str) -> np.ndarray:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if picture is None:
+        raise ValueError(f"The picture of garment {name} cannot be decoded")
+    return picture
+
+
+def _part(num_frames: int, most: int | None, annotations: Annotations) -> tuple[int, int]:
+    """Start and number of frames to make: all, or `most` frames around the first interaction."""
+    if most is None or num_frames <= most:
+        return 0, num_frames
+    spans = spans_of(annotations.captions)
+    middle = (spans[0].start + spans[0].end) // 2 if spans else num_frames // 2
+    return min(max(0, middle - most // 2), num_frames - most), most

@@ -1,0 +1,236 @@
+"""Try-on of one video, streamed: windows through the model, results blended into the source at its own size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.itryon.blend import blend_back
+from models.itryon.conditioning import reference_image
+from models.itryon.losses import ActionSpan
+from models.itryon.windows import Crossfade, plan_windows
+from pipelines.arrays import decode_mask
+from pipelines.clips.conditions import window_frames
+from pipelines.clips.windows import nearest_size
+from pipelines.tryon.load import LoadedPipeline
+from pipelines.tryon.panels import garment_panel, side_by_side
+from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
+from pipelines.video import VideoReader, VideoWriter
+
+
+@dataclass(frozen=True)
+class Garment:
+    """A garment to put on.
+
+    Attributes:
+        image: Photo, (h, w, 3) uint8 RGB.
+        mask: (h, w), nonzero on the garment; None where the photo is on white already.
+        garment_id: What the record calls it.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None = None
+    garment_id: str = ""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One video's rows of the annotation tables."""
+
+    pose: pa.Table
+    masks: pa.Table
+    hands: pa.Table
+    captions: pa.Table
+
+
+def spans_of(captions: pa.Table) -> list[ActionSpan]:
+    """Interactions among rows of `captions`, in time order."""
+    rows = captions.select(["kind", "start_frame", "end_frame", "text"]).to_pylist()
+    spans = [ActionSpan(r["start_frame"], r["end_frame"], r["text"]) for r in rows if r["kind"] == "action"]
+    return sorted(spans, key=lambda s: (s.start, s.end))
+
+
+def global_caption(captions: pa.Table) -> str:
+    """The video's global caption, empty where there is none."""
+    rows = captions.select(["kind", "text"]).to_pylist()
+    return next((r["text"] for r in rows if r["kind"] == "global"), "")
+
+
+def tryon_video(
+    loaded: LoadedPipeline,
+    video_path: str | os.PathLike[str],
+    garments: Sequence[Garment],
+    annotations: Annotations,
+    output: str | os.PathLike[str],
+    settings: TryOnSettings,
+    *,
+    side_by_side_output: str | os.PathLike[str] | None = None,
+    start: int = 0,
+    num_frames: int | None = None,
+    spans: Sequence[ActionSpan] | None = None,
+    prompt: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write the video with its person in another garment.
+
+    The result has the source's size and frame rate; pixels outside the agnostic mask are the source's own, up to
+    video coding. Memory does not grow with the video's length.
+
+    Args:
+        loaded: The pipeline.
+        video_path: Local video file.
+        garments: One or more views of the garment.
+        annotations: The video's rows.
+        output: mp4 to write.
+        settings: Steps, guidance, seed, size, blending.
+        side_by_side_output: mp4 with source, agnostic frame with pose, garment and result next to each other.
+        start: First source frame.
+        num_frames: Frames to make; to the end by default.
+        spans: Interactions in source frames, in place of those in the captions.
+        prompt: Global caption, in place of that in the captions.
+        on_progress: Called with denoising steps done and in all.
+
+    Returns:
+        Record of the run: spans, prompt, windows, size, seed, settings, digests of the model's parts.
+
+    Raises:
+        ValueError: A span outside the video, nothing to repaint, no garment, or frames that the video does not have.
+        pipelines.video.VideoError: The file cannot be read.
+    """
+    if not garments:
+        raise ValueError("No garment: pass at least one photo")
+    with VideoReader(video_path) as reader:
+        info = reader.info
+    total = info.num_frames - start if num_frames is None else num_frames
+    if start < 0 or total < 1 or start + total > info.num_frames:
+        raise ValueError(f"Frames {start} to {start + total} of a video with {info.num_frames} frames")
+    spans = spans_of(annotations.captions) if spans is None else list(spans)
+    for span in spans:
+        if not 0 <= span.start < span.end <= info.num_frames:
+            raise ValueError(f"Span [{span.start}, {span.end}) lies outside the video's {info.num_frames} frames")
+    prompt = global_caption(annotations.captions) if prompt is None else prompt
+    height, width = nearest_size(info.height, info.width, settings.sizes)
+    masks = {r["frame"]: r for r in annotations.masks.select(["frame", "mask", "height", "width"]).to_pylist()}
+    if not any(start <= f < start + total for f in masks):
+        raise ValueError(f"There is no agnostic mask in frames {start} to {start + total}: nothing to repaint")
+    references = [reference_image(g.image, height, width, g.mask) for g in garments]
+    panel_height = min(settings.side_by_side_height, info.height) // 2 * 2
+    shown_garment = garments[0].image.copy()
+    if garments[0].mask is not None:
+        shown_garment[np.asarray(garments[0].mask) == 0] = 255
+    panel = garment_panel(shown_garment, panel_height, max(2, round(info.width * panel_height / info.height)))
+
+    windows = plan_windows(total, settings.num_frames, min(settings.overlap_frames, settings.num_frames - 1))
+    generator = torch.Generator().manual_seed(settings.seed)
+    edge = settings.blend_edge * min(info.height, info.width)
+    agnostic: dict[int, np.ndarray] = {}
+    fade = Crossfade()
+    written = 0
+
+    with (
+        VideoReader(video_path) as reader,
+        VideoWriter(output, fps=info.fps, width=info.width, height=info.height) as writer,
+        _writer(side_by_side_output, info.fps, 4 * panel.shape[1], panel_height) as compare,
+    ):
+        source = reader.frames(start=start, stop=start + total)
+
+        def emit(generated: np.ndarray) -> None:
+            nonlocal written
+            if written >= total:
+                return
+            frame = next(source, None)
+            if frame is None:
+                raise ValueError(f"The video ends at frame {start + written}, before its {info.num_frames} frames")
+            drawn = agnostic.pop(frame.index)
+            row = masks.get(frame.index)
+            result = frame.rgb
+            if row is not None:
+                mask = decode_mask(row["mask"], row["height"], row["width"])
+                result = blend_back(frame.rgb, box.restore(generated), mask, edge)
+            writer.write(result)
+            if compare is not None:
+                compare.write(side_by_side(frame.rgb, box.restore(drawn), panel, result))
+            written += 1
+
+        for number, (begin, end) in enumerate(windows):
+            conditions = window_frames(
+                video_path,
+                start + begin,
+                end - begin,
+                height,
+                width,
+                pose=annotations.pose,
+                masks=annotations.masks,
+                hands=annotations.hands,
+                pad=True,
+            )
+            box = conditions.letterbox
+            agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
+            offset = start + begin
+            frames = loaded.pipe(
+                video=conditions.target,
+                mask=conditions.mask,
+                agnostic_video=conditions.agnostic,
+                garments=references,
+                hand_video=conditions.hands if loaded.use_hands else None,
+                hand_present=conditions.hand_present if loaded.use_hands else None,
+                prompt=prompt,
+                actions=[ActionSpan(s.start - offset, s.end - offset, s.text) for s in spans]
+                if loaded.use_actions
+                else [],
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                conditioning_scale=settings.conditioning_scale,
+                num_frames=settings.num_frames,
+                generator=generator,
+                blend_edge=None,
+                callback_on_step_end=_report(on_progress, number * settings.steps, len(windows) * settings.steps),
+            ).frames
+            for generated in fade.add(begin, frames):
+                emit(generated)
+        for generated in fade.finish():
+            emit(generated)
+    return {
+        "code_version": CODE_VERSION,
+        "start_frame": start,
+        "num_frames": total,
+        "fps": info.fps,
+        "source_size": [info.height, info.width],
+        "model_size": [height, width],
+        "windows": [[start + a, start + b] for a, b in windows],
+        "prompt": prompt,
+        "spans": [asdict(s) for s in spans],
+        "garments": [g.garment_id for g in garments],
+        "seed": settings.seed,
+        "settings": settings.model_dump(mode="json"),
+        "digests": dict(loaded.digests),
+    }
+
+
+class _writer:
+    """A `VideoWriter`, or None without a path, as a context."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, fps: float, width: int, height: int):
+        self._inner = None if path is None else VideoWriter(path, fps=fps, width=width, height=height)
+
+    def __enter__(self) -> VideoWriter | None:
+        return None if self._inner is None else self._inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._inner is not None:
+            self._inner.__exit__(*error)
+
+
+def _report(on_progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[..., dict[str, Any]]:
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if on_progress is not None:
+            on_progress(before + step + 1, total)
+        return {}
+
+    return callback

@@ -1,0 +1,56 @@
+"""Settings of `tryon_videos`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+CODE_VERSION = "1"
+
+
+class TryOnSettings(BaseModel):
+    """How try-on videos are made."""
+
+    checkpoint: str = Field("latest", description="checkpoint_id, or `latest` for the newest one")
+    max_videos: int = Field(8, ge=1, description="Most videos to dress, test split first, then val, then train")
+    pairs: Literal["unpaired", "paired", "both"] = Field(
+        "both", description="paired: the garment the person wears anyway; unpaired: another one of the same category"
+    )
+    steps: int = Field(20, ge=1, le=1000, description="Denoising steps of a window")
+    guidance_scale: float = Field(
+        2.0, ge=1, description="Classifier-free guidance on captions; 1 switches it off and halves the time"
+    )
+    conditioning_scale: float = Field(1.0, ge=0, description="Weight of the VACE hints")
+    flow_shift: float = Field(3.0, gt=0, description="Shift of the noise schedule; that of the training")
+    seed: int = Field(0, ge=0, description="Seed of the noise; the same for every video")
+    num_frames: int = Field(17, ge=5, description="Frames of one window, 4n + 1; that of the training")
+    overlap_frames: int = Field(5, ge=0, description="Frames that neighbouring windows share at least")
+    max_frames: int | None = Field(
+        None, ge=1, description="Longest part of a video to make, around its first interaction; null makes all of it"
+    )
+    sizes: list[tuple[int, int]] = Field(
+        [(128, 96), (96, 128)],
+        min_length=1,
+        description="Height and width that the model works at, pixels; the nearest in aspect ratio is taken",
+    )
+    blend_edge: float = Field(
+        0.01, ge=0, le=0.2, description="Soft edge inside the mask, as a share of the frame's shorter side"
+    )
+    side_by_side_height: int = Field(360, ge=64, le=1080, description="Rows of the side-by-side video, pixels")
+    device: str = Field("auto", description="auto takes CUDA when there is one; or cpu, cuda, cuda:1, mps")
+
+    @field_validator("num_frames")
+    @classmethod
+    def _whole_latents(cls, value: int) -> int:
+        if value % 4 != 1:
+            raise ValueError(f"num_frames must be 4n + 1, not {value}")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _whole_patches(cls, value: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        for height, width in value:
+            if height % 16 or width % 16 or min(height, width) < 16:
+                raise ValueError(f"{height}x{width}: height and width must be multiples of 16")
+        return value
