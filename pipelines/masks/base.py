@@ -20,7 +20,7 @@ class HandOutline:
         side: left or right, the person's own hand.
         keypoints: Shape (21, 2), MediaPipe order.
         length_px: Wrist to fingertip of the stretched hand, undoing foreshortening.
-        precise: False where the hand was guessed from the body pose alone.
+        precise: False where the hand was not seen: interpolated, or guessed from the body pose.
     """
 
     side: str

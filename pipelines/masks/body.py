@@ -163,14 +163,18 @@ def torso_outline(body: Body, hem: float) -> np.ndarray:
 
 
 def draw_neck(canvas: np.ndarray, body: Body, value: int) -> None:
-    """Neck from between the shoulders to just below the chin."""
-    middle = body.points[[SHOULDER_L, SHOULDER_R]].mean(0)
-    radius = 0.11 * body.size
-    chin = body.chin()
-    gap = middle - chin
-    length = float(np.linalg.norm(gap))
-    if length > radius:
-        capsule(canvas, middle, chin + gap / length * radius, radius, radius, value)
+    """Neck and collar, from the jaw to the shoulders; what lies beside the neck is collar, not head."""
+    shoulders = body.points[[SHOULDER_L, SHOULDER_R]]
+    middle = shoulders.mean(0)
+    centre, (half_width, half_height), _ = body.head()
+    down = body.chin() - centre
+    down /= max(float(np.linalg.norm(down)), 1e-6)
+    if float((middle - centre) @ down) < half_height:
+        return  # head lowered onto the chest: there is no neck to see
+    across = np.array([-down[1], down[0]])
+    jaw = centre + 0.82 * half_height * down
+    sides = np.stack([jaw + 0.78 * half_width * across, jaw - 0.78 * half_width * across])
+    fill(canvas, np.concatenate([sides, middle + 0.75 * (shoulders - middle)]), value)
 
 
 def draw_legs(canvas: np.ndarray, body: Body, value: int, hem: float) -> None:
@@ -217,8 +221,9 @@ _FINGERS = tuple(
     for i in range(3)
 )
 _KNUCKLES = ((2, 5, 0.05, 0.05), (5, 9, 0.05, 0.05), (9, 13, 0.05, 0.05), (13, 17, 0.05, 0.05))
-_HAND = np.array([*_THUMB, *_FINGERS, *_KNUCKLES])
-_HAND_FROM, _HAND_TO = _HAND[:, 0].astype(int), _HAND[:, 1].astype(int)
+_WHOLE = np.array([*_THUMB, *_FINGERS, *_KNUCKLES])
+# Of a hand that was not seen, only what it surely covers: fingers of a moving hand are elsewhere than guessed.
+_SURE = np.array([*_THUMB[:2], *_FINGERS[::3], *_KNUCKLES])
 # Joints 3, 7, ... 19 and the tips after them: nail and pulp reach a little beyond the last keypoint.
 _LAST = np.array([3, 7, 11, 15, 19])
 # The wrist lies below the cuff: the visible hand begins this far on the way from it to thumb and little finger.
@@ -239,6 +244,8 @@ def hand_length(keypoints: np.ndarray) -> float:
 def draw_hand(canvas: np.ndarray, hand: HandOutline, scale: float, value: int, grow: float = 0.0) -> None:
     """Fill a hand's silhouette: the palm, and each finger by itself, so that gaps between fingers stay open.
 
+    Of a hand that is not precise, only the palm and the first joints are drawn.
+
     Args:
         canvas: (height, width) uint8.
         hand: Hand in frame pixels.
@@ -250,18 +257,19 @@ def draw_hand(canvas: np.ndarray, hand: HandOutline, scale: float, value: int, g
     length = hand.length_px * scale
     heel = [points[0] + share * (points[to] - points[0]) for to, share in _HEEL]
     fill(canvas, np.stack([*heel, *points[[1, 2, 5, 9, 13, 17]]]), value)
-    direction = points[_LAST + 1] - points[_LAST]
-    norm = np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-6)[:, None]
-    tips = points[_LAST + 1] + direction / norm * 0.02 * length
-    edge = np.stack([points[17], heel[1]])
-    capsules(
-        canvas,
-        np.concatenate([points[_HAND_FROM], points[_LAST + 1], edge[:1]]),
-        np.concatenate([points[_HAND_TO], tips, edge[1:]]),
-        np.concatenate([_HAND[:, 2], np.full(5, 0.044), [0.05]]) * length + grow * length,
-        np.concatenate([_HAND[:, 3], np.full(5, 0.040), [0.05]]) * length + grow * length,
-        value,
-    )
+    bones = _WHOLE if hand.precise else _SURE
+    starts, ends = points[bones[:, 0].astype(int)], points[bones[:, 1].astype(int)]
+    ra, rb = bones[:, 2], bones[:, 3]
+    if hand.precise:
+        direction = points[_LAST + 1] - points[_LAST]
+        norm = np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-6)[:, None]
+        starts = np.concatenate([starts, points[_LAST + 1]])
+        ends = np.concatenate([ends, points[_LAST + 1] + direction / norm * 0.02 * length])
+        ra, rb = np.append(ra, np.full(5, 0.044)), np.append(rb, np.full(5, 0.040))
+    # The edge of the hand below the little finger is soft and lies outside the keypoints.
+    starts, ends = np.vstack([starts, points[17]]), np.vstack([ends, heel[1]])
+    ra, rb = np.append(ra, 0.05) + grow, np.append(rb, 0.05) + grow
+    capsules(canvas, starts, ends, ra * length, rb * length, value)
 
 
 def hand_from_pose(body: Body, side: str, scale: float) -> HandOutline | None:
@@ -291,7 +299,7 @@ def hand_from_pose(body: Body, side: str, scale: float) -> HandOutline | None:
     keypoints[0] = p[wrist]
     for f, offset in enumerate((1.0, 0.33, -0.33, -1.0)):
         knuckle = p[wrist] + reach * forward + offset * half * across
-        for j, beyond in enumerate((0.0, 0.10, 0.16, 0.20)):  # half closed: as often as not it is
+        for j, beyond in enumerate((0.0, 0.16, 0.27, 0.36)):
             keypoints[5 + 4 * f + j] = knuckle + beyond * length * forward
     keypoints[1:5] = p[wrist] + np.linspace(0.25, 1.0, 4)[:, None] * (p[thumb] - p[wrist])
     return HandOutline(side, keypoints.astype(np.float32), length, precise=False)

@@ -44,7 +44,9 @@ def held_cloth(observation: Observation, region: Region, settings: MasksSettings
         unclaimed = region.unclaimed[window] > 0
         ring = (from_hand <= policy.ring * length) & (from_cloth <= from_hand + 1.0)
         away = unclaimed & (from_hand > policy.tolerance * length) & (from_cloth <= policy.reach * length)
-        out[window] |= (unclaimed & ring).astype(np.uint8) | _joined(away.astype(np.uint8), cloth)
+        out[window] |= (unclaimed & ring).astype(np.uint8)
+        if hand.precise:  # the fingers of a guessed hand are not in its silhouette, and must not pass for cloth
+            out[window] |= _joined(away.astype(np.uint8), cloth)
     return out
 
 

@@ -17,7 +17,7 @@ from pipelines.masks.body import Body, hand_from_pose, hand_length
 from pipelines.masks.settings import MasksSettings
 
 POSE_COLUMNS = ["frame", "time_s", "detected", "landmarks", "person_mask"]
-HAND_COLUMNS = ["frame", "handedness", "score", "keypoints_2d"]
+HAND_COLUMNS = ["frame", "handedness", "keypoints_2d", "interpolated"]
 
 
 def observations(
@@ -100,11 +100,11 @@ def _person(counts: bytes | None, size: tuple[int, int], scale: float) -> np.nda
 
 def _hands_by_frame(hands: pa.Table) -> dict[int, list[HandOutline]]:
     points = points_to_numpy(hands["keypoints_2d"], 21)
-    sides = hands["handedness"].to_pylist()
+    columns = (hands[c].to_pylist() for c in ("frame", "handedness", "interpolated"))
     out: dict[int, list[HandOutline]] = {}
-    for frame, side, keypoints in zip(hands["frame"].to_pylist(), sides, points):
+    for frame, side, filled, keypoints in zip(*columns, points):
         if np.isfinite(keypoints).all():
-            out.setdefault(frame, []).append(HandOutline(side, keypoints, hand_length(keypoints)))
+            out.setdefault(frame, []).append(HandOutline(side, keypoints, hand_length(keypoints), precise=not filled))
     return out
 
 
