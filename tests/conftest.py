@@ -25,7 +25,7 @@ def samples() -> Path:
 def moving_frames(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
     """Frames with a square that travels over smooth texture; (count, height, width, 3) uint8 RGB.
 
-    The top eighth holds the frame's number as six dark or bright blocks, least bit first (for up to 64 frames), so that
+    The top eighth holds the frame's number in Gray code as six dark or bright blocks (up to 64 frames), so that
     `frame_number` can read it after coding and scaling.
     """
     rng = np.random.default_rng(seed)
@@ -38,7 +38,8 @@ def moving_frames(count: int, width: int, height: int, seed: int = 0) -> np.ndar
         left = (i * 2) % max(1, width - side)
         top = height // 4 + (i % max(1, height // 2 - side))
         frame[top : top + side, left : left + side] = (230, 60, 40)
-        bits = np.repeat([40 + 175 * (i >> b & 1) for b in range(6)], -(-width // 6))[:width]
+        # Gray code: one block changes at a time, which no detector takes for a new shot.
+        bits = np.repeat([40 + 175 * ((i ^ i >> 1) >> b & 1) for b in range(6)], -(-width // 6))[:width]
         frame[: max(1, height // 8)] = bits[None, :, None]
     return frames
 
@@ -47,7 +48,8 @@ def frame_number(rgb: np.ndarray) -> int:
     """The number that `moving_frames` painted into a frame."""
     row = rgb[: max(1, rgb.shape[0] // 12)].mean(axis=(0, 2))
     block = -(-len(row) // 6)
-    return sum(1 << b for b in range(6) if np.median(row[b * block : (b + 1) * block]) > 127)
+    code = sum(1 << b for b in range(6) if np.median(row[b * block : (b + 1) * block]) > 127)
+    return code ^ code >> 1 ^ code >> 2 ^ code >> 3 ^ code >> 4 ^ code >> 5
 
 
 @pytest.fixture(scope="session")
