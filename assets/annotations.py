@@ -3,8 +3,6 @@
 They differ only in what `pipelines.registry` says of them, so one factory declares them all.
 """
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.metadata import check_results, check_specs, picture, stage_metadata, static_metadata
@@ -36,7 +34,6 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
         check_specs=check_specs(entry.name, STAGE_CHECKS),
         required_resource_keys={"lake", "workers", entry.name},
         retry_policy=_RETRY,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
     )
     def _asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from pipelines.previews.sheets import contact_sheet

@@ -1,7 +1,5 @@
 """`videos` and `garments`: a landing folder becomes a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -43,7 +41,6 @@ _COMMON = {
     ],
     check_specs=check_specs("videos", VIDEO_CHECKS),
     required_resource_keys={"lake", "workers", "ingest"},
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
 )
 def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     """Bring `videos` and `garments` of one batch in line with its landing folder."""

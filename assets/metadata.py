@@ -97,3 +97,18 @@ def check_specs(asset: str, names: Mapping[str, str]) -> list[dg.AssetCheckSpec]
     They are declared inline, and not with `@asset_check`, because partitioned checks of that kind are a preview.
     """
     return [dg.AssetCheckSpec(name, asset=asset, blocking=True, description=text) for name, text in names.items()]
+
+
+def upstream_metadata(context: dg.AssetExecutionContext, asset: str, key: str) -> str:
+    """A metadata value of the newest materialisation of an asset.
+
+    What was materialised last is what a run means, also when that was an older set or checkpoint chosen again; the
+    newest row of the table is not.
+
+    Raises:
+        dagster.Failure: The asset was never materialised.
+    """
+    event = context.instance.get_latest_materialization_event(dg.AssetKey(asset))
+    if event is None or event.asset_materialization is None:
+        raise dg.Failure(f"{asset} was never materialised: run it first", allow_retries=False)
+    return str(event.asset_materialization.metadata[key].value)

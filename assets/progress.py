@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on a terminal, lines in the run's log elsewhere."""
+"""Progress of an asset: a bar on a terminal, lines in the run's log elsewhere."""
 
 from __future__ import annotations
 
@@ -18,39 +18,45 @@ _LOG_EVERY_S = 15.0
 
 @contextlib.contextmanager
 def stage_progress(context: dg.AssetExecutionContext, name: str) -> Iterator[Callable[[StageProgress], None]]:
-    """A callback for `run_stage(on_progress=)`.
+    """A callback for `run_stage(on_progress=)`: frames and videos done."""
+    with _bar_or_log(context, name, "frames") as show:
+        yield lambda p: show(p.frames_done, p.frames_total, f"{p.videos_done}/{p.videos_total} videos")
+
+
+@contextlib.contextmanager
+def steps_progress(context: dg.AssetExecutionContext, name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for work that reports (what, done, total)."""
+    with _bar_or_log(context, name, "steps") as show:
+        yield lambda what, done, total: show(done, total, what)
+
+
+@contextlib.contextmanager
+def _bar_or_log(context: dg.AssetExecutionContext, name: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on a terminal, else a line in the run's log every few seconds.
 
     Runs started by the command line execute in its own process, so a bar can be drawn there; the UI's runs have no
     terminal, and people read their log.
     """
     console = Console(file=sys.stderr)
     if console.is_terminal:
-        with Progress(
+        columns = (
             TextColumn("{task.description:<16}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("frames  {task.fields[videos]} videos"),
+            TextColumn(unit + "  {task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-        ) as bar:
-            task = bar.add_task(name, total=None, videos="")
-
-            def draw(p: StageProgress) -> None:
-                videos = f"{p.videos_done}/{p.videos_total}"
-                bar.update(task, total=p.frames_total, completed=p.frames_done, videos=videos)
-
-            yield draw
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(name, total=None, note="")
+            yield lambda done, total, note: bar.update(task, total=total, completed=done, note=note)
         return
-
     last = time.monotonic()
 
-    def log(p: StageProgress) -> None:
+    def log(done: int, total: int, note: str) -> None:
         nonlocal last
         if time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
-            context.log.info(
-                f"{name}: {p.frames_done}/{p.frames_total} frames, {p.videos_done}/{p.videos_total} videos"
-            )
+            context.log.info(f"{name}: {done}/{total} {unit} {note}")
 
     yield log

@@ -1,10 +1,8 @@
 """`training_set` and `itryon_checkpoint`: clips are pinned, and a process of its own trains on them."""
 
-from __future__ import annotations
-
 import dagster as dg
 
-from assets.metadata import picture, static_metadata, table_metadata
+from assets.metadata import picture, static_metadata, table_metadata, upstream_metadata
 from pipelines.checkpoints.settings import CODE_VERSION as TRAINING_VERSION
 from pipelines.store import Commit
 from pipelines.store.schemas import CHECKPOINTS, TRAINING_SETS
@@ -60,10 +58,10 @@ def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     """Train through Dagster Pipes, unless a checkpoint of exactly this training set and configuration exists."""
     from pipelines.checkpoints.train import find_checkpoint, plan_training, register_checkpoint
     from pipelines.previews.plots import loss_curve
-    from pipelines.training_sets.build import newest_training_set
+    from pipelines.training_sets.build import training_set_row as find_training_set
 
     store = context.resources.lake.store()
-    training_set_row = newest_training_set(store)
+    training_set_row = find_training_set(store, upstream_metadata(context, "training_set", "training_set_id"))
     try:
         plan = plan_training(store, training_set_row, context.resources.training.build())
     except (LookupError, FileNotFoundError, ValueError) as e:

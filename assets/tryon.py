@@ -1,0 +1,63 @@
+"""`tryon_videos`: the people of the annotated videos, dressed by the newest checkpoint."""
+
+import dagster as dg
+
+from assets.metadata import check_specs, picture, static_metadata, table_metadata, upstream_metadata
+from assets.progress import steps_progress
+from pipelines.store import Commit
+from pipelines.store.schemas import TRYON_VIDEOS
+from pipelines.tryon.settings import CODE_VERSION
+
+
+@dg.asset(
+    deps=["itryon_checkpoint", "videos", "garments", "pose", "hands", "agnostic_masks", "captions"],
+    description="Videos with their people dressed in another garment, interactions included, beside their sources.",
+    code_version=CODE_VERSION,
+    kinds={"pytorch", "diffusers"},
+    metadata=static_metadata(TRYON_VIDEOS),
+    check_specs=check_specs("tryon_videos", {"made": "At least one try-on video could be made"}),
+    required_resource_keys={"lake", "tryon"},
+    group_name="tryon",
+    owners=["team:machine-learning"],
+    pool="gpu",
+)
+def tryon_videos(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Make the try-on videos that the settings ask for and that are not there yet."""
+    from pipelines.previews.sheets import tryon_sheet
+    from pipelines.stage import digest
+    from pipelines.tryon.batch import NothingToDress, run_tryon
+
+    store, settings = context.resources.lake.store(), context.resources.tryon.build()
+    if settings.checkpoint == "latest":
+        checkpoint_id = upstream_metadata(context, "itryon_checkpoint", "checkpoint_id")
+        settings = settings.model_copy(update={"checkpoint": checkpoint_id})
+    with steps_progress(context, "tryon") as on_progress:
+        try:
+            report = run_tryon(
+                store, settings, commit=Commit(context.run.run_id, CODE_VERSION), on_progress=on_progress
+            )
+        except NothingToDress as e:
+            raise dg.Failure(str(e), allow_retries=False) from e
+    rows = store.read(TRYON_VIDEOS, ["tryon_id", "status"], {"checkpoint_id": report.checkpoint_id})
+    return dg.MaterializeResult(
+        metadata=table_metadata(store, TRYON_VIDEOS, report.table_version, rows.num_rows)
+        | {
+            "checkpoint_id": report.checkpoint_id,
+            "made": report.made,
+            "reused": report.reused,
+            "failed": len(report.failures),
+            "failures": dg.MetadataValue.json(report.failures),
+            "preview": picture(tryon_sheet(store, report.checkpoint_id)) or "nothing to show",
+        },
+        data_version=dg.DataVersion(digest(sorted(map(str, rows.to_pylist())))[:32]),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="made",
+                passed=report.made + report.reused > 0,
+                description=f"{report.made + report.reused} videos, {len(report.failures)} failures",
+            )
+        ],
+    )
+
+
+tryon_assets = [tryon_videos]
