@@ -14,6 +14,7 @@ _WORK_SIDE = 320
 _BORDER = 0.04
 _CLUSTERS = 5
 _ITERATIONS = 6
+_LEAST_CONTRAST = 16
 
 
 def segment_garment(rgb: np.ndarray) -> np.ndarray:
@@ -23,7 +24,7 @@ def segment_garment(rgb: np.ndarray) -> np.ndarray:
         rgb: Shape (height, width, 3), uint8, RGB.
 
     Returns:
-        Shape (height, width), uint8, 255 where the garment is and 0 elsewhere.
+        Shape (height, width), uint8, 255 where the garment is and 0 elsewhere; all 0 where the photo shows nothing.
     """
     height, width = rgb.shape[:2]
     scale = min(1.0, _WORK_SIDE / max(height, width))
@@ -31,6 +32,8 @@ def segment_garment(rgb: np.ndarray) -> np.ndarray:
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     # Texture of a carpet or bed sheet is noise here.
     smooth = cv2.bilateralFilter(small, 7, 40, 5)
+    if np.ptp(smooth.reshape(-1, 3).astype(int), axis=0).max() < _LEAST_CONTRAST:
+        return np.zeros((height, width), np.uint8)
     labels = _seed(smooth)
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
