@@ -85,7 +85,8 @@ class GeometricBackend(MaskBackend):
         protect = np.zeros(shape, np.uint8)
         draw_head(protect, body, 1)
         protect &= 1 - arms
-        unclaimed = person & (labels == Part.HAND)
+        # Beside a hand, person pixels outside every drawn part may be cloth: a hem pulled off hangs at the thigh.
+        unclaimed = person & (1 - mine) & ((labels == Part.HAND) | (parts == 0))
         return Region(garment & (1 - protect), cloth & (1 - protect), unclaimed, protect)
 
     def _draw(self, o: Observation, body: Body, category: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -42,11 +42,15 @@ def held_cloth(observation: Observation, region: Region, settings: MasksSettings
         from_hand = _distance(silhouette[window])
         from_cloth = _distance(cloth)
         unclaimed = region.unclaimed[window] > 0
-        ring = (from_hand <= policy.ring * length) & (from_cloth <= from_hand + 1.0)
-        away = unclaimed & (from_hand > policy.tolerance * length) & (from_cloth <= policy.reach * length)
-        out[window] |= (unclaimed & ring).astype(np.uint8)
         if hand.precise:  # the fingers of a guessed hand are not in its silhouette, and must not pass for cloth
-            out[window] |= _joined(away.astype(np.uint8), cloth)
+            near = (from_hand <= policy.reach * length) & (from_cloth <= policy.reach * length)
+            away = unclaimed & near & (from_hand > policy.tolerance * length)
+            held = _joined(away.astype(np.uint8), cloth)
+            if held.any():
+                out[window] |= held
+                from_cloth = _distance(cloth | held)
+        ring = (from_hand <= policy.ring * length) & (from_cloth <= from_hand + 1.0)
+        out[window] |= (unclaimed & ring).astype(np.uint8)
     return out
 
 
