@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from models import weights
-from models.perception.hand_ik import estimate_shape, fit_hands
+from models.perception.hand_ik import estimate_shape, fit_hands, refine_shape
 from models.perception.hand_mesh import TOPOLOGY, shared_mesh
 from models.perception.hands.base import MIRROR, Camera, HandEstimator, HandFit, HandObservation, HandTrack, Inference
 from models.perception.hands.finder import HandFinder
@@ -59,7 +59,7 @@ class MediaPipeHands(HandEstimator):
         if not seen:
             return {}
         world = np.concatenate([t.world * (MIRROR if side == "left" else 1.0) for side, t in seen.items()])
-        shape = estimate_shape(world)
+        shape = refine_shape([(t.points, t.world, s) for s, t in seen.items()], camera, estimate_shape(world))
         return {side: fit_hands(t.points, t.world, camera, side, shape) for side, t in seen.items()}
 
     def keypoints(self, handedness: str, fit: HandFit) -> np.ndarray:
