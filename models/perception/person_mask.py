@@ -30,11 +30,19 @@ def person_mask(pose: Pose, height: int, width: int) -> np.ndarray:
         np.clip(pose.mask_logits, -_SOFT_LOGIT, _SOFT_LOGIT), alpha=127.5 / _SOFT_LOGIT, beta=127.5
     )
     _drop_islands(levels, pose)
+    out = np.zeros((width, height), np.uint8)
     m = pose.region.matrix()
     m[:, :2] /= side
-    # Rows and columns are swapped on the way, so that the result's transpose is the frame.
-    warped = cv2.warpAffine(levels, m[::-1], (height, width), flags=cv2.INTER_LINEAR)
-    return (warped > 127).view(np.uint8).T
+    left, top, columns, rows = cv2.boundingRect(levels)
+    corners = np.array([[u, v] for u in (left - 1, left + columns) for v in (top - 1, top + rows)]) @ m[:, :2].T
+    low = np.clip(np.floor((corners + m[:, 2]).min(0)).astype(int), 0, (width, height))
+    high = np.clip(np.ceil((corners + m[:, 2]).max(0)).astype(int) + 1, 0, (width, height))
+    if (high > low).all():
+        m[:, 2] -= low
+        # Rows and columns are swapped on the way, so that the result's transpose is the frame.
+        part = cv2.warpAffine(levels, m[::-1], (high - low)[::-1].tolist(), flags=cv2.INTER_LINEAR)
+        out[low[0] : high[0], low[1] : high[1]] = part > 127
+    return out.T
 
 
 def _drop_islands(levels: np.ndarray, pose: Pose) -> None:

@@ -12,16 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from models import weights
 from models.perception.hands.networks import Region
+from models.perception.identity import TORSO, Identity, IdentityLimits, torso_colours
 from models.perception.one_euro import OneEuroFilter
 from models.perception.pose_networks import BodyLandmarkNetwork, BodyLandmarks, Person, PersonDetector
-
-LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 11, 12, 23, 24
-TORSO = (LEFT_SHOULDER, RIGHT_SHOULDER, RIGHT_HIP, LEFT_HIP)
 
 WEIGHTS = ("pose_detection.tflite", "pose_landmark_full.tflite")
 """Files of the weights cache that the tracker reads."""
@@ -30,8 +27,6 @@ _LOOKAHEAD_FRAMES = 15
 _LOOKAHEAD_BYTES = 200 << 20
 _SCOUTED_FRAMES = 5
 _MARGINS = (0.0, 0.25, 0.5)
-_NOISE, _FAR = 0.1, 0.65  # of the person's size
-_FORGET_S = 1.0
 _SAME_SPOT = 0.35  # of the region's side: detections nearer than this, in the scouted frames, are one person
 
 
@@ -96,16 +91,6 @@ class _Sighting:
     colours: np.ndarray | None
 
 
-@dataclass
-class _Memory:
-    """What is known of the followed person."""
-
-    centre: np.ndarray
-    size: float
-    colours: np.ndarray | None
-    time_s: float
-
-
 class PoseTracker:
     """Follows one person with Google's pose networks.
 
@@ -117,10 +102,7 @@ class PoseTracker:
     Args:
         threads: Threads of each network.
         min_presence: Below it there is no person in the region.
-        max_speed: Fastest change of place of the torso, in person sizes (side of the region) a second.
-        min_likeness: Overlap of the torso's colours with those remembered, 0 to 1; below it the region has slid onto
-            somebody else. In the clips tried one person stays above 0.73, also with arms crossing.
-        min_likeness_found: The same for somebody found anew after a loss; a stranger in the clips tried has 0.4 to 0.5.
+        max_speed, min_likeness, min_likeness_found: See `IdentityLimits`.
         smooth: Whether to filter landmarks as MediaPipe's video mode does.
 
     Raises:
@@ -137,9 +119,7 @@ class PoseTracker:
         smooth: bool = True,
     ):
         self.min_presence = min_presence
-        self.max_speed = max_speed
-        self.min_likeness = min_likeness
-        self.min_likeness_found = min_likeness_found
+        self.limits = IdentityLimits(max_speed, min_likeness, min_likeness_found)
         self.smooth = smooth
         self._detector = PersonDetector(weights.path(WEIGHTS[0]), threads)
         self._landmarks = BodyLandmarkNetwork(weights.path(WEIGHTS[1]), threads)
@@ -212,7 +192,7 @@ class _Follower:
         self._tracker = tracker
         self._region = start
         self._settled = False
-        self._memory: _Memory | None = None
+        self._identity = Identity(tracker.limits)
         self._searches = 0
         self._reset_filters()
 
@@ -253,31 +233,13 @@ class _Follower:
 
     def _accept(self, found: _Sighting | None, frame: Frame) -> _Sighting | None:
         """The sighting, unless it cannot be the person followed so far."""
-        memory = self._memory
-        if found is None or memory is None:
-            return found
-        gap = max(frame.time_s - memory.time_s, 1e-3)
-        moved = float(np.hypot(*(found.centre - memory.centre))) / memory.size
-        grown = abs(np.log(max(found.body.next_region.size, 1.0) / memory.size))
-        likeness = None
-        if found.colours is not None and memory.colours is not None:
-            likeness = float(np.minimum(found.colours, memory.colours).sum())
-        # The networks' own noise, and what a person can move meanwhile.
-        reach = _NOISE + min(self._tracker.max_speed * gap, _FAR)
-        if likeness is not None and gap > _FORGET_S:
-            reach = np.inf  # who left the picture may come back anywhere
-        if moved > reach or grown > 4 * reach:
+        if found is None:
             return None
-        needed = self._tracker.min_likeness if self._settled else self._tracker.min_likeness_found
-        return found if likeness is None or likeness >= needed else None
+        size = found.body.next_region.size
+        same = self._identity.accepts(found.centre, size, found.colours, frame.time_s, sure=self._settled)
+        return found if same else None
 
     def _remember(self, found: _Sighting, frame: Frame) -> Pose:
-        colours = found.colours
-        before = self._memory.colours if self._memory else None
-        if colours is None:
-            colours = before
-        elif before is not None:
-            colours = 0.95 * before + 0.05 * colours  # light changes slowly, and so does an opening jacket
         body = found.body
         if self._tracker.smooth:
             scale = 1 / max(body.region.size, 1.0)
@@ -289,7 +251,7 @@ class _Follower:
                 auxiliary=self._auxiliary(body.auxiliary, frame.time_s, scale),
             )
         self._region = body.next_region
-        self._memory = _Memory(found.centre, self._region.size, colours, frame.time_s)
+        self._identity.remember(found.centre, self._region.size, found.colours, frame.time_s)
         return Pose(body.points, body.world, body.presence, body.mask_logits, body.region)
 
 
@@ -309,33 +271,3 @@ def _prominence(person: Person, shape: tuple[int, ...]) -> float:
     region = person.region
     off_centre = min(abs(region.x - width / 2) / (width / 2), 1.0)
     return person.score * region.size / max(height, width) * (1 - 0.5 * off_centre)
-
-
-def torso_colours(rgb: np.ndarray, points: np.ndarray, grid: int = 14) -> np.ndarray | None:
-    """Colour histogram of the torso, summing to 1: eight bins each of luma, Cr and Cb.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        points: (33, 2 or more) landmarks, pixels.
-        grid: Samples along each side of the torso.
-
-    Returns:
-        (24,) or None if hardly anything of the torso is in the frame.
-    """
-    u, v = np.meshgrid(np.linspace(0.15, 0.85, grid), np.linspace(0.05, 0.9, grid))
-    a, b, c, d = (points[i, :2] for i in TORSO)
-    u, v = u[..., None], v[..., None]
-    spots = np.rint((1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)).astype(int).reshape(-1, 2)
-    height, width = rgb.shape[:2]
-    spots = spots[((spots >= 0) & (spots < (width, height))).all(-1)]
-    if len(spots) < grid * grid / 5:
-        return None
-    samples = cv2.cvtColor(rgb[spots[:, 1], spots[:, 0]][None], cv2.COLOR_RGB2YCrCb)[0].astype(np.float64)
-    # The chroma of real cloth lies close to neutral, 128: its bins span 48 to both sides. Linear sharing between
-    # neighbouring bins keeps a small change of light from moving everything at once.
-    position = np.clip((samples - (0, 80, 80)) / (255, 96, 96), 0, 1) * 7
-    low = np.minimum(position.astype(int), 6)
-    share = position - low
-    bins = np.concatenate([low, low + 1]) + np.array([0, 8, 16])
-    histogram = np.bincount(bins.ravel(), np.concatenate([1 - share, share]).ravel(), 24)
-    return histogram / histogram.sum()

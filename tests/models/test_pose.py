@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from models import weights
 from models.perception import pose_networks
 from models.perception.hands.networks import Region
+from models.perception.identity import TORSO, torso_colours
 from models.perception.one_euro import OneEuroFilter
 from models.perception.person_mask import person_mask
-from models.perception.pose import TORSO, Pose, PoseTracker, torso_colours
+from models.perception.pose import Pose, PoseTracker
 from pipelines.video import VideoReader
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from models import weights
-from models.perception.pose import RIGHT_SHOULDER
+from models.perception.identity import RIGHT_SHOULDER
 from pipelines.arrays import decode_mask, points_to_numpy
 from pipelines.pose.settings import CODE_VERSION, PoseSettings
 from pipelines.pose.stage import NoPersonError, PoseStage
