@@ -74,6 +74,10 @@ class Identity:
             return False
         return likeness is None or likeness >= (self._limits.min_likeness if sure else self._limits.min_likeness_found)
 
+    def distance(self, centre: np.ndarray) -> float:
+        """Pixels from where the person was last; 0 as long as nobody is known."""
+        return 0.0 if self._time is None else float(np.hypot(*(centre - self._centre)))
+
     def remember(self, centre: np.ndarray, size: float, colours: np.ndarray | None, time_s: float) -> None:
         """Take this as the person's latest state."""
         if colours is not None:

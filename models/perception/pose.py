@@ -6,6 +6,7 @@ The networks are in `pose_networks`, the mask's way into the frame in `person_ma
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -91,6 +92,12 @@ class _Sighting:
     colours: np.ndarray | None
 
 
+def shot_counter(cuts: Collection[int]) -> Callable[[Frame], int]:
+    """A key for `itertools.groupby` over frames in order: how many cuts lie at or before the frame."""
+    starts = sorted(set(cuts))
+    return lambda frame: bisect_right(starts, frame.index)
+
+
 class PoseTracker:
     """Follows one person with Google's pose networks.
 
@@ -102,7 +109,7 @@ class PoseTracker:
     Args:
         threads: Threads of each network.
         min_presence: Below it there is no person in the region.
-        max_speed, min_likeness, min_likeness_found: See `IdentityLimits`.
+        limits: How much the same person may change from frame to frame.
         smooth: Whether to filter landmarks as MediaPipe's video mode does.
 
     Raises:
@@ -113,13 +120,11 @@ class PoseTracker:
         self,
         threads: int = 1,
         min_presence: float = 0.5,
-        max_speed: float = 2.0,
-        min_likeness: float = 0.5,
-        min_likeness_found: float = 0.7,
+        limits: IdentityLimits | None = None,
         smooth: bool = True,
     ):
         self.min_presence = min_presence
-        self.limits = IdentityLimits(max_speed, min_likeness, min_likeness_found)
+        self.limits = limits or IdentityLimits()
         self.smooth = smooth
         self._detector = PersonDetector(weights.path(WEIGHTS[0]), threads)
         self._landmarks = BodyLandmarkNetwork(weights.path(WEIGHTS[1]), threads)
@@ -131,16 +136,7 @@ class PoseTracker:
         inference: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Iterator[tuple[Frame, Pose | None]]:
         """See `PoseEstimator.track`."""
-        starts = sorted(set(cuts))
-        shot = 0
-
-        def shot_of(frame: Frame) -> int:
-            nonlocal shot
-            while shot < len(starts) and frame.index >= starts[shot]:
-                shot += 1
-            return shot
-
-        for _, group in groupby(frames, shot_of):
+        for _, group in groupby(frames, shot_counter(cuts)):
             yield from self._track_shot(group, inference)
 
     def _track_shot(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 CODE_VERSION = "1"
@@ -10,6 +12,11 @@ CODE_VERSION = "1"
 class PoseSettings(BaseModel):
     """How the main person is found and followed."""
 
+    estimator: Literal["tracker", "task"] = Field(
+        "tracker",
+        description="tracker: Google's networks with our own tracking; task: MediaPipe's PoseLandmarker in video mode",
+    )
+    people: int = Field(2, ge=1, le=8, description="People that the task looks for; the tracker needs no such number")
     min_presence: float = Field(
         0.5, ge=0, le=1, description="Probability below which the network's region holds no person"
     )
@@ -22,4 +29,4 @@ class PoseSettings(BaseModel):
     min_likeness_found: float = Field(
         0.7, ge=0, le=1, description="Overlap of torso colours that somebody found after a loss needs to be the same"
     )
-    smooth: bool = Field(True, description="Filter landmarks with MediaPipe's 1-euro filter")
+    smooth: bool = Field(True, description="Filter the tracker's landmarks with MediaPipe's 1-euro filter")

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from models import weights
+from models.perception.identity import IdentityLimits
 from models.perception.person_mask import person_mask
 from models.perception.pose import WEIGHTS, Pose, PoseEstimator, PoseTracker
 from models.perception.pose_networks import NUM_LANDMARKS
+from models.perception.pose_task import TASK_WEIGHTS, PoseTask
 from pipelines.arrays import encode_mask, points_to_arrow, record_batch
 from pipelines.pose.settings import CODE_VERSION, PoseSettings
 from pipelines.stage import Stage, VideoTask
@@ -39,7 +41,8 @@ class PoseStage(Stage):
 
     def weights(self) -> Mapping[str, str]:
         """Name -> SHA-256 of the networks."""
-        return {name: weights.digest(name) for name in WEIGHTS}
+        names = WEIGHTS if self.settings.estimator == "tracker" else TASK_WEIGHTS
+        return {name: weights.digest(name) for name in names}
 
     def setup(self, threads: int) -> None:
         """Load the networks.
@@ -47,7 +50,12 @@ class PoseStage(Stage):
         Raises:
             MissingWeights: They are not in the weights cache.
         """
-        self._estimator = PoseTracker(threads=threads, **self.settings.model_dump())
+        s = self.settings
+        limits = IdentityLimits(s.max_speed, s.min_likeness, s.min_likeness_found)
+        if s.estimator == "tracker":
+            self._estimator = PoseTracker(threads, s.min_presence, limits, s.smooth)
+        else:
+            self._estimator = PoseTask(s.people, s.min_presence, limits)
 
     def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
         """Rows of `pose` for every frame.

@@ -16,6 +16,7 @@ from models.perception.identity import TORSO, torso_colours
 from models.perception.one_euro import OneEuroFilter
 from models.perception.person_mask import person_mask
 from models.perception.pose import Pose, PoseTracker
+from models.perception.pose_task import PoseTask
 from pipelines.video import VideoReader
 
 
@@ -142,6 +143,18 @@ def test_a_second_person_who_walks_through_is_never_followed(tracker, dancer):
     assert max(off) < 0.12
     assert len(off) > 0.6 * len(found)  # frames in which the other one covers her have no pose
     assert found[-1][1] is not None and found[0][1] is not None
+
+
+def test_the_mediapipe_task_follows_the_same_person_as_the_tracker(tracker, dancer):
+    cut, mask = other_dancer(dancer[0])
+    images = [paste(wide(f), cut, mask, 900 - 30 * i, f.shape[0] - 8) for i, f in enumerate(dancer[:14])]
+    ours = [p for _, p in tracker.track(stills(images), cuts=[7])]
+    theirs = [p for _, p in PoseTask().track(stills(images), cuts=[7])]
+    for a, b, rgb in zip(ours, theirs, images):
+        assert np.hypot(*(torso(a) - torso(b))) < 8
+        assert np.abs(a.world - b.world).mean() < 0.05
+        one, two = (person_mask(p, *rgb.shape[:2]) for p in (a, b))
+        assert (one & two).sum() / (one | two).sum() > 0.85
 
 
 def test_after_the_main_person_is_gone_nobody_else_takes_the_place(tracker, dancer):

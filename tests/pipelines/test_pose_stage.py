@@ -162,6 +162,17 @@ def test_the_stage_travels_to_workers_and_names_its_weights():
         next(stage.annotate(None))
 
 
+def test_the_mediapipe_task_is_a_setting(lake, dance):
+    stage = PoseStage(PoseSettings(estimator="task"))
+    assert list(stage.weights()) == ["pose_landmarker_full.task"]
+    stage.setup(threads=1)
+    (row,) = add_videos(lake, dance)
+    table, _ = annotate(stage, lake, row)
+    assert np.mean(table["detected"].to_numpy()) >= 0.95
+    masks = [decode_mask(m, row["height"], row["width"]) for m in table["person_mask"].to_pylist() if m]
+    assert 0.05 < np.mean(masks) < 0.3
+
+
 def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("ITRYON_WEIGHTS", str(tmp_path))
     with pytest.raises(weights.MissingWeights, match="itryon weights"):
