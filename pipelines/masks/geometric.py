@@ -85,8 +85,9 @@ class GeometricBackend(MaskBackend):
         protect = np.zeros(shape, np.uint8)
         draw_head(protect, body, 1)
         protect &= 1 - arms
-        # Beside a hand, person pixels outside every drawn part may be cloth: a hem pulled off hangs at the thigh.
-        unclaimed = person & (1 - mine) & ((labels == Part.HAND) | (parts == 0))
+        # A hem that is pulled off hangs beside the thigh: person pixels there, outside the thigh itself, may be cloth.
+        beside = (labels == Part.HAND) | ((labels == Part.LEG) & (parts == 0))
+        unclaimed = person & (1 - mine) & beside
         return Region(garment & (1 - protect), cloth & (1 - protect), unclaimed, protect)
 
     def _draw(self, o: Observation, body: Body, category: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -235,6 +235,19 @@ def test_cloth_that_a_hand_pulls_away_is_repainted():
         assert mask[y, x] == 0
 
 
+def test_hand_at_the_collar_does_not_take_hair_into_the_mask():
+    landmarks = standing(640, 480, 150, (240, 400))
+    landmarks[13, :2], landmarks[15, :2] = (330, 300), (290, 262)
+    landmarks[[17, 19, 21], :2] = (262, 250), (264, 240), (274, 240)
+    person = silhouette(landmarks, 640, 480)
+    cv2.ellipse(person, tuple(int(v) for v in eyes(landmarks)), (48, 44), 0, 0, 360, 1, -1)  # hair stands off the head
+    keypoints = open_hand((286, 258), 80, angle=-50)
+    without, with_hand = (masks_of([observe(landmarks, person, h)])[0] for h in ([], [hand("left", keypoints)]))
+    above = np.zeros_like(person)
+    above[: int(landmarks[[9, 10], 1].mean()) - 3] = 1
+    assert not (with_hand & (1 - without) & above).any()
+
+
 def test_guessed_hand_shows_less_than_a_seen_one():
     keypoints = open_hand((240, 330), 90)
     landmarks = standing(640, 480, 150, (240, 360))
