@@ -1,0 +1,58 @@
+"""The results as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Everything measured, one section a benchmark."""
+    parts = ["# Benchmark results\n", "Made by `make bench`. Ratios are against a baseline timed in the same run.\n"]
+    if "throughput" in results:
+        parts.append(_throughput(results["throughput"]))
+    if "memory" in results:
+        parts.append(_memory(results["memory"]))
+    return "\n".join(parts)
+
+
+def _throughput(r: dict[str, Any]) -> str:
+    lines = [
+        "## Annotation half: speed and size\n",
+        f"{r['measured']}, {r['machine']}, {r['workers']} workers; {r['frames']} frames of {r['videos']}.\n",
+        "| stage | frames/s | inference ms/frame | other ms/frame | peak memory MB | Delta bytes/frame |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, s in r["stages"].items():
+        lines.append(
+            f"| {name} | {s['frames_per_second']:.1f} | {s['inference_ms_per_frame']:.1f} "
+            f"| {s['other_ms_per_frame']:.1f} | {s['peak_memory_mb']:.0f} | {s['bytes_per_frame']:.0f} |"
+        )
+    lines += [
+        "",
+        "| whole half | pipeline | plain MediaPipe loop | ratio | goal |",
+        "|---|---|---|---|---|",
+        f"| seconds | {r['pipeline_s']:.1f} | {r['baseline_s']:.1f} (loop {r['baseline_loop_s']:.1f}, masks and captions "
+        f"{r['baseline_functions_s']:.1f}) | **{r['speedup']:.2f}x** | 1.8x |",
+        f"| frames/s | {r['pipeline_fps']:.2f} | {r['baseline_fps']:.2f} | | |",
+        f"| bytes/frame | {r['delta_bytes_per_frame']:.0f} (Delta) | {r['plain_bytes_per_frame']:.0f} (PNG, npy, json) "
+        f"| {r['delta_bytes_per_frame'] / r['plain_bytes_per_frame']:.2f}x | |",
+        f"| not inference, of worker time | {100 * r['other_share_in_workers']:.1f} % | | | 10 % |",
+        f"| not inference, of wall time x workers | {100 * r['other_share_of_wall']:.1f} % | | | 10 % |",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _memory(r: dict[str, Any]) -> str:
+    names = list(r["lengths"][0]["peak_memory_mb"])
+    lines = [
+        "## Annotation half: peak memory of a worker\n",
+        f"{r['measured']}, {r['machine']}; one video of {r['height']} rows at {r['fps']:g} frames a second. "
+        "Goal: under 1,500 MB, flat in the length.\n",
+        "| minutes | frames | " + " | ".join(f"{n} MB" for n in names) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for e in r["lengths"]:
+        cells = " | ".join(f"{e['peak_memory_mb'][n]:.0f}" for n in names)
+        lines.append(f"| {e['minutes']:g} | {e['frames']} | {cells} |")
+    return "\n".join([*lines, ""])
