@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -58,7 +59,7 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """Quarter turns clockwise, and whether the picture is mirrored left to right before them."""
-    data = next((d for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), None)
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float)

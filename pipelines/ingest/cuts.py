@@ -37,7 +37,7 @@ class CutDetector:
         hsv = cv2.cvtColor(thumb, cv2.COLOR_RGB2HSV)
         histogram = cv2.calcHist([hsv], [0, 1, 2], None, list(_BINS), _RANGES) / (_SIDE * _SIDE)
         # Neighbouring bins are blurred together: noise at a bin's edge is no change of colour.
-        histogram = cv2.GaussianBlur(histogram.reshape(_BINS[0] * _BINS[1], _BINS[2]), (3, 1), 0).reshape(_BINS)
+        histogram = np.asarray(cv2.GaussianBlur(histogram.reshape(-1, _BINS[2]), (3, 1), 0), float).reshape(_BINS)
         thumb = thumb.astype(np.int16)
         if self._thumbs:
             self._jump.append(_variation(histogram, self._histograms[-1]))

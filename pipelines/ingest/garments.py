@@ -67,10 +67,10 @@ def read_photo(path: str, max_side: int = 20_000) -> tuple[np.ndarray, np.ndarra
         OSError: Not an image, or cut off.
         ValueError: Longer than `max_side`.
     """
-    with Image.open(path) as image:
-        if max(image.size) > max_side:
-            raise ValueError(f"Is {image.width}x{image.height} pixels, a side is above {max_side}")
-        image = ImageOps.exif_transpose(image)
+    with Image.open(path) as stored:
+        if max(stored.size) > max_side:
+            raise ValueError(f"Is {stored.width}x{stored.height} pixels, a side is above {max_side}")
+        image = ImageOps.exif_transpose(stored)
         if not image.has_transparency_data:
             return np.asarray(image.convert("RGB")), None
         rgba = np.asarray(image.convert("RGBA"))

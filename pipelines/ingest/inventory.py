@@ -87,9 +87,9 @@ def take_inventory(folder: Path) -> Inventory:
     _add_videos(inventory, files, lines, by_video)
     photos = _photo_files(files, by_video.values())
     for key, file in files.items():
-        if file.path == MANIFEST or key in by_video or key in photos or _suffix(key) in VIDEO_SUFFIXES:
-            continue
-        inventory.ignored.append(file.path)
+        used = file.folder or key in by_video or key in photos or _suffix(key) in VIDEO_SUFFIXES
+        if not used and file.path != MANIFEST:
+            inventory.ignored.append(file.path)
     for key, photo in photos.items():
         _describe(photo, key, by_video.values(), files)
     masks = [p.mask for p in photos.values() if p.mask]
@@ -123,7 +123,7 @@ def _add_videos(
     by_video: dict[str | None, ManifestLine],
 ) -> None:
     for key, file in files.items():
-        if key != MANIFEST and (_suffix(key) in VIDEO_SUFFIXES or key in by_video):
+        if key != MANIFEST and (file.folder or _suffix(key) in VIDEO_SUFFIXES or key in by_video):
             inventory.videos.append(Candidate(file.path, file, by_video.get(key), problem=file.refused))
     for line in lines:
         named = line.entry.video if line.entry else line.video

@@ -55,6 +55,7 @@ class LandedFile:
         size: Bytes.
         modified: Time of the last change, seconds since 1970.
         refused: Why it must not be read, if so.
+        folder: Whether it is a folder, or a link to one, whose content is not seen.
     """
 
     path: str
@@ -62,6 +63,7 @@ class LandedFile:
     size: int
     modified: float
     refused: str | None = None
+    folder: bool = False
 
     @property
     def key(self) -> str:
@@ -137,7 +139,9 @@ def scan(folder: Path) -> list[LandedFile]:
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename)
-        files.append(LandedFile(_text(where, folder), where, 0, 0.0, f"The folder cannot be read ({error.strerror})"))
+        files.append(
+            LandedFile(_text(where, folder), where, 0, 0.0, f"The folder cannot be read ({error.strerror})", True)
+        )
 
     base = folder.resolve()
     for parent, directories, names in os.walk(folder, onerror=unreadable):
@@ -146,9 +150,11 @@ def scan(folder: Path) -> list[LandedFile]:
         for name in directories:
             path = here / name
             if path.is_symlink():
-                files.append(_refused(path, folder, "A link to a folder is not followed; copy the folder instead"))
+                files.append(
+                    _refused(path, folder, "A link to a folder is not followed; copy the folder instead", True)
+                )
             elif path.suffix.lower() in VIDEO_SUFFIXES:
-                files.append(_refused(path, folder, "Is a folder, not a video file"))
+                files.append(_refused(path, folder, "Is a folder, not a video file", True))
         files += [_examine(here / n, folder, base) for n in names if not n.startswith(".")]
     return sorted(files, key=lambda f: f.path)
 
@@ -176,8 +182,8 @@ def _examine(path: Path, folder: Path, base: Path) -> LandedFile:
     return LandedFile(_text(path, folder), target, status.st_size, status.st_mtime)
 
 
-def _refused(path: Path, folder: Path, reason: str) -> LandedFile:
-    return LandedFile(_text(path, folder), path, 0, path.lstat().st_mtime, reason)
+def _refused(path: Path, folder: Path, reason: str, is_folder: bool = False) -> LandedFile:
+    return LandedFile(_text(path, folder), path, 0, path.lstat().st_mtime, reason, is_folder)
 
 
 def _text(path: Path, folder: Path) -> str:

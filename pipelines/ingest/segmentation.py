@@ -37,7 +37,7 @@ def segment_garment(rgb: np.ndarray) -> np.ndarray:
     labels = _seed(smooth)
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(smooth, labels, None, background, foreground, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(smooth, labels, (0, 0, 1, 1), background, foreground, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
     mask = _tidy(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8))
     large = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return ((large > 0.5) * 255).astype(np.uint8)
@@ -73,8 +73,10 @@ def _distance_to_clusters(lab: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """Distance of every pixel from the nearest of the border's main colours, in units of their spread."""
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.5)
     cv2.setRNGSeed(0)
-    _, which, centres = cv2.kmeans(samples, min(_CLUSTERS, len(samples)), None, criteria, 3, cv2.KMEANS_PP_CENTERS)
-    which = which.ravel()
+    labels = np.zeros((len(samples), 1), np.int32)
+    count = min(_CLUSTERS, len(samples))
+    _, found, centres = cv2.kmeans(samples, count, labels, criteria, 3, cv2.KMEANS_PP_CENTERS)
+    which = np.asarray(found).ravel()
     best = np.full(lab.shape[:2], np.inf, np.float32)
     for i, centre in enumerate(centres):
         members = samples[which == i]

@@ -39,8 +39,10 @@ def run_isolated(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPool(count, context=context, initializer=_start_worker, initargs=(os.getpid(), None, 1))
     with pool:
-        futures = {pool.schedule(f, args=args, timeout=timeout_s): key for key, (f, args) in tasks.items()}
-        pending = set(futures)
+        futures: dict[Any, Key] = {
+            pool.schedule(f, args=args, timeout=timeout_s): key for key, (f, args) in tasks.items()
+        }
+        pending: set[Any] = set(futures)
         try:
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)

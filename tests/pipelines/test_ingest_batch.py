@@ -84,6 +84,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeltaStore, Path, Ing
     (folder / "escape.mp4").symlink_to(outside)
     (folder / "dangling.mp4").symlink_to("nowhere.mp4")
     (folder / "inner.mp4").symlink_to("odd.mp4")
+    (folder / "linked.folder").symlink_to(root)
     for i, name in enumerate(("action", "late", "nogarment", "badgarment", "labelled")):
         write_video(folder / f"{name}.mp4", seed=10 + i)
     write_garment(folder / "garments" / "blue_zip-jacket.png")
@@ -129,6 +130,7 @@ def rows(store: DeltaStore, batch: str = "bad") -> dict[str, dict[str, Any]]:
         ("single.mp4", "rejected", "Has 1 frame, fewer than 9"),
         ("odd.mp4", "rejected", "same bytes as 'inner.mp4'"),
         ("inner.mp4", "ok", None),
+        ("linked.folder", "error", "A link to a folder is not followed"),
         ("tiny.mp4", "rejected", "32x32 pixels, a side is below 64"),
         ("uhd.mp4", "ok", None),
         ("vfr.mkv", "ok", None),
@@ -158,7 +160,7 @@ def test_every_input_is_a_row_that_says_why(bad: tuple, path: str, status: str, 
 def test_no_row_too_many_and_counts_agree(bad: tuple) -> None:
     store, _, report = bad
     found = rows(store)
-    assert len(found) == report.rows == 31
+    assert len(found) == report.rows == 32
     assert found["phone.mov"]["status"] == "rejected"  # 80x48 as stored, 48x80 upright
     assert (report.ok, report.rejected, report.errors) == tuple(
         sum(r["status"] == s for r in found.values()) for s in ("ok", "rejected", "error")
