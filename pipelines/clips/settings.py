@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field, field_validator
 
 CODE_VERSION = "1"
@@ -13,7 +15,7 @@ class ClipsSettings(BaseModel):
     num_frames: int = Field(17, ge=5, description="Frames of a window, 4n + 1 (the VAE's temporal stride)")
     frame_stride: int = Field(1, ge=1, description="Source frames per window frame")
     step_frames: int = Field(
-        8, ge=1, description="Source frames between the starts of neighbouring windows; the last one is shifted back"
+        8, ge=1, description="Source frames between the starts of neighbouring windows, at most a window's length"
     )
     max_windows: int = Field(8, ge=1, description="Most windows of one video")
     interaction_share: float = Field(
@@ -28,10 +30,17 @@ class ClipsSettings(BaseModel):
         description="Height and width of the buckets, pixels; a video goes to the one nearest in aspect ratio",
     )
     vae: str = Field(
-        "nano", description="nano (embedded), or a folder or Hub id with an AutoencoderKLWan in its subfolder vae"
+        "nano",
+        description="nano (embedded), or the folder of a Wan2.1 checkpoint in diffusers layout",
     )
     text_encoder: str = Field(
-        "minilm", description="minilm (embedded), or a folder or Hub id with text_encoder and tokenizer (UMT5)"
+        "minilm",
+        description="minilm (embedded), or the folder of a Wan2.1 checkpoint, for its UMT5",
+    )
+
+    vae_precision: Literal["bf16", "fp32"] = Field(
+        "bf16",
+        description="Arithmetic of the VAE; latents are stored in bf16 anyway",
     )
 
     @field_validator("num_frames")
