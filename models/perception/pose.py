@@ -34,9 +34,17 @@ _SAME_SPOT = 0.35  # of the region's side: detections nearer than this, in the s
 class Frame(Protocol):
     """A frame as the project's video reader yields it."""
 
-    index: int
-    time_s: float
-    rgb: np.ndarray
+    @property
+    def index(self) -> int:
+        """Position from 0."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds from the first frame."""
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(height, width, 3) uint8 RGB, upright."""
 
 
 @dataclass(frozen=True)

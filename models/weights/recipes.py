@@ -80,8 +80,9 @@ def with_input_normalization(model: bytes, mean: float, std: float, outputs: Seq
             if x.dtype != np.uint8:
                 return super().CreateNumpyVector(x)
             self.StartVector(1, x.size, _ALIGNMENT)
-            self.head = self.head - x.size
-            self.Bytes[self.head : self.head + x.size] = x.tobytes()
+            start = self.Head() - x.size
+            self.head = start
+            self.Bytes[start : start + x.size] = x.tobytes()
             self.vectorNumElems = x.size
             return self.EndVector()
 
@@ -130,7 +131,7 @@ class _NumpyUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in self._allowed:
             if name == "_reconstruct":
-                return np._core.multiarray._reconstruct
+                return np.empty(0).__reduce__()[0]  # private, and moved between numpy 1 and 2
             return getattr(np, name)
         raise pickle.UnpicklingError(f"Refused: the checkpoint asks for {module}.{name}; only numpy arrays may load")
 

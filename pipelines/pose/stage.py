@@ -92,6 +92,9 @@ class _Rows:
     """Collects rows and packs them into record batches."""
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._frames: list[tuple[int, float]] = []
         self._poses: list[Pose | None] = []
         self._masks: list[tuple[bytes, float] | None] = []
@@ -130,5 +133,5 @@ class _Rows:
             },
             POSE.schema,
         )
-        self.__init__()
+        self._clear()
         return batch
