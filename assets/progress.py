@@ -15,6 +15,9 @@ from pipelines.stage import Progress as StageProgress
 
 _LOG_EVERY_S = 15.0
 
+Show = Callable[[int, int | None, str], None]
+"""Takes what is done, of how much (None: not known), and a note."""
+
 
 @contextlib.contextmanager
 def stage_progress(context: dg.AssetExecutionContext, name: str) -> Iterator[Callable[[StageProgress], None]]:
@@ -24,14 +27,14 @@ def stage_progress(context: dg.AssetExecutionContext, name: str) -> Iterator[Cal
 
 
 @contextlib.contextmanager
-def steps_progress(context: dg.AssetExecutionContext, name: str) -> Iterator[Callable[[str, int, int], None]]:
+def steps_progress(context: dg.AssetExecutionContext, name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """A callback for work that reports (what, done, total)."""
     with _bar_or_log(context, name, "steps") as show:
         yield lambda what, done, total: show(done, total, what)
 
 
 @contextlib.contextmanager
-def _bar_or_log(context: dg.AssetExecutionContext, name: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+def _bar_or_log(context: dg.AssetExecutionContext, name: str, unit: str) -> Iterator[Show]:
     """A bar on a terminal, else a line in the run's log every few seconds.
 
     Runs started by the command line execute in its own process, so a bar can be drawn there; the UI's runs have no
@@ -53,10 +56,10 @@ def _bar_or_log(context: dg.AssetExecutionContext, name: str, unit: str) -> Iter
         return
     last = time.monotonic()
 
-    def log(done: int, total: int, note: str) -> None:
+    def log(done: int, total: int | None, note: str) -> None:
         nonlocal last
         if time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
-            context.log.info(f"{name}: {done}/{total} {unit} {note}")
+            context.log.info(f"{name}: {done}{f'/{total}' if total else ''} {unit} {note}")
 
     yield log

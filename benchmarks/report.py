@@ -31,7 +31,7 @@ def _throughput(r: dict[str, Any]) -> str:
         "",
         "| whole half | pipeline | plain MediaPipe loop | ratio | goal |",
         "|---|---|---|---|---|",
-        f"| seconds | {r['pipeline_s']:.1f} | {r['baseline_s']:.1f} (loop {r['baseline_loop_s']:.1f}, masks and captions "
+        f"| seconds | {r['pipeline_s']:.1f} | {r['baseline_s']:.1f} (loop {r['baseline_loop_s']:.1f}, others "
         f"{r['baseline_functions_s']:.1f}) | **{r['speedup']:.2f}x** | 1.8x |",
         f"| frames/s | {r['pipeline_fps']:.2f} | {r['baseline_fps']:.2f} | | |",
         f"| bytes/frame | {r['delta_bytes_per_frame']:.0f} (Delta) | {r['plain_bytes_per_frame']:.0f} (PNG, npy, json) "

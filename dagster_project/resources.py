@@ -58,9 +58,11 @@ def _dagster_field(field: Any) -> Any:
     default = field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         default = _config_class(type(default))(**default.model_dump())
-    elif isinstance(default, tuple):
-        default = list(default)
-    return Field(default, description=field.description)
+    return Field(_lists(default), description=field.description)
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _dagster_type(annotation: Any) -> Any:

@@ -4,8 +4,6 @@ A folder counts once nothing in it has changed for a while, so that a copy under
 A batch whose files change later is annotated again; stages skip what they have done.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
@@ -14,6 +12,7 @@ import dagster as dg
 
 from assets.partitions import video_batches
 from dagster_project.jobs import annotate
+from dagster_project.resources import LakeResource
 from pipelines.ingest.landing import landing_batches
 
 SETTLE_SECONDS = 30.0
@@ -23,12 +22,11 @@ MAX_RUNS_PER_TICK = 20
 @dg.sensor(
     job=annotate,
     minimum_interval_seconds=30,
-    required_resource_keys={"lake"},
     description="Adds a partition for every folder in the landing zone and annotates it",
 )
-def landing_zone(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
     """Add partitions for settled landing folders that are new or changed, and request their runs."""
-    store = context.resources.lake.store()
+    store = lake.store()
     known = set(context.instance.get_dynamic_partitions(video_batches.name))
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     requests, added = [], []

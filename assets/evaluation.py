@@ -1,0 +1,114 @@
+"""`video_metrics` and `isr_scores`: how good the try-on videos of a checkpoint are, and whether hands still act."""
+
+import dagster as dg
+
+from assets.metadata import static_metadata, table_metadata, upstream_metadata
+from assets.progress import steps_progress
+from pipelines.evaluation.settings import CODE_VERSION
+from pipelines.store import Commit
+from pipelines.store.schemas import ISR_SCORES, VIDEO_METRICS
+
+_COMMON = {"group_name": "evaluation", "owners": ["team:machine-learning"], "code_version": CODE_VERSION}
+
+
+@dg.asset(
+    deps=["tryon_videos", "videos"],
+    description="SSIM and LPIPS of try-on videos against their sources where the garment is the one worn anyway.\n\n"
+    "A metric that cannot be computed is null with the reason.",
+    kinds={"deltalake", "pytorch"},
+    metadata=static_metadata(VIDEO_METRICS),
+    required_resource_keys={"lake", "evaluation"},
+    **_COMMON,
+)
+def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Measure the try-on videos made last."""
+    from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint
+    from pipelines.stage import digest
+
+    store = context.resources.lake.store()
+    checkpoint_id = upstream_metadata(context, "tryon_videos", "checkpoint_id")
+    with steps_progress(context, "video_metrics") as show:
+        done = 0
+
+        def on_video(name: str) -> None:
+            nonlocal done
+            done += 1
+            show(name, done, None)
+
+        try:
+            report = evaluate_checkpoint(
+                store,
+                context.resources.evaluation.build(),
+                checkpoint_id,
+                commit=Commit(context.run.run_id, CODE_VERSION),
+                on_video=on_video,
+            )
+        except NothingToEvaluate as e:
+            raise dg.Failure(str(e), allow_retries=False) from e
+    rows = store.read(VIDEO_METRICS, where={"checkpoint_id": checkpoint_id})
+    values = {f"mean_{m.metric}": m.value for m in report.whole if m.value is not None}
+    missing = {m.metric: m.reason for m in report.whole if m.value is None}
+    return dg.MaterializeResult(
+        metadata=table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows)
+        | values
+        | {"checkpoint_id": checkpoint_id, "not_computed": dg.MetadataValue.json(missing)},
+        data_version=dg.DataVersion(digest(rows.select(["tryon_id", "metric", "value"]).to_pylist())[:32]),
+    )
+
+
+@dg.asset(
+    deps=["tryon_videos", "captions", "hands", "agnostic_masks"],
+    description="Whether each captioned interaction still happens in the try-on video, and the success rate (ISR).",
+    kinds={"deltalake", "opencv"},
+    metadata=static_metadata(ISR_SCORES),
+    required_resource_keys={"lake", "isr"},
+    **_COMMON,
+)
+def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Judge the try-on videos made last."""
+    from pipelines.evaluation.isr import judge_checkpoint
+    from pipelines.evaluation.metrics import NothingToEvaluate
+    from pipelines.stage import digest
+
+    store = context.resources.lake.store()
+    checkpoint_id = upstream_metadata(context, "tryon_videos", "checkpoint_id")
+    with steps_progress(context, "isr_scores") as show:
+        done = 0
+
+        def on_verdict(row: dict) -> None:
+            nonlocal done
+            done += 1
+            show(f"{row['action']}: {row['success']}", done, None)
+
+        try:
+            report = judge_checkpoint(
+                store,
+                context.resources.isr.build(),
+                checkpoint_id,
+                commit=Commit(context.run.run_id, CODE_VERSION),
+                on_verdict=on_verdict,
+            )
+        except NothingToEvaluate as e:
+            raise dg.Failure(str(e), allow_retries=False) from e
+    table = ["| action | success rate | interval | judged | unanswered |", "|---|---|---|---|---|"]
+    for r in report.rates:
+        rate = "-" if r.rate is None else f"{r.rate:.2f}"
+        interval = "-" if r.rate is None else f"{r.low:.2f} to {r.high:.2f}"
+        table.append(f"| {r.action} | {rate} | {interval} | {r.judged} | {r.unanswered} |")
+    overall = report.rates[0]
+    return dg.MaterializeResult(
+        metadata=table_metadata(store, ISR_SCORES, report.table_version, len(report.rows))
+        | ({"isr": overall.rate} if overall.rate is not None else {})
+        | {
+            "checkpoint_id": checkpoint_id,
+            "judge": report.judge,
+            "judge_validated": "no: its agreement with known truth is not measured yet",
+            "rates": dg.MetadataValue.md("\n".join(table)),
+        },
+        data_version=dg.DataVersion(
+            digest(sorted((r["tryon_id"], r["start_frame"], str(r["success"])) for r in report.rows))[:32]
+        ),
+    )
+
+
+evaluation_assets = [video_metrics, isr_scores]
