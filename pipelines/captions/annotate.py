@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.captions.base import ActionCaption, GlobalCaption
 from pipelines.captions.cloth import Scene, drag_shares
-from pipelines.captions.features import Hand, wrist_distance
+from pipelines.captions.features import Hand, hand_distance
 from pipelines.captions.kinematic import caption_actions, contact_evidence, nearness
 from pipelines.captions.settings import CaptionSettings
 from pipelines.captions.spans import drop_short, frames_of, merge_overlapping, runs
@@ -28,6 +28,7 @@ from pipelines.video import VideoReader
 
 # A slower hand moves less than tracking can tell from noise between two pictures.
 _MOVING = 0.3
+_MASK_HOLD_S = 0.1
 # Tips of thumb and index over the length of the palm; an open hand cannot pull cloth.
 _GRIP = 0.6
 
@@ -53,7 +54,11 @@ class KinematicBackend:
         tracks = build_tracks(pose, hands, row["num_frames"], row["fps"], size, settings)
         actions = known_actions
         if actions is None:
-            actions = self._actions(tracks, GarmentRegion(task.rows("agnostic_masks", MASK_COLUMNS)), task)
+            actions = self._actions(
+                tracks,
+                GarmentRegion(task.rows("agnostic_masks", MASK_COLUMNS), frames_of(_MASK_HOLD_S, row["fps"])),
+                task,
+            )
         text = describe(tracks.body, list(tracks.hands.values()), [a.text for a in actions], size[0], tracks.fps)
         seen = float(np.nan_to_num(tracks.pose_score).mean()) if len(tracks.pose_score) else 0.0
         return GlobalCaption(text, min(1.0, seen)), actions
@@ -71,9 +76,9 @@ class KinematicBackend:
         drag = {side: np.full(len(tracks.times_s), np.nan) for side in tracks.hands}
         if settings.cloth_motion:
             self._measure_drag(tracks, near, drag, task)
-        wrists = wrist_distance(tracks.body)
+        apart = hand_distance(tracks.body)
         evidence = {
-            side: contact_evidence(hand, near[side], drag[side], wrists, fps, settings)
+            side: contact_evidence(hand, near[side], drag[side], apart, fps, settings)
             for side, hand in tracks.hands.items()
         }
         return caption_actions(tracks.body, tracks.hands, evidence, drag, fps, self.settings.smoothing, settings)

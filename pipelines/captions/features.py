@@ -15,6 +15,8 @@ import numpy as np
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 11, 12, 23, 24
 ELBOW = {"left": 13, "right": 14}
 WRIST = {"left": 15, "right": 16}
+# Wrist, knuckle of the little finger and of the index, as the pose model sees them.
+_POSE_HAND = {"left": (15, 17, 19), "right": (16, 18, 20)}
 PALM = (0, 5, 9, 13, 17)
 INDEX_KNUCKLE, PINKY_KNUCKLE, THUMB_TIP, INDEX_TIP = 5, 17, 4, 8
 # Shoulders to hips over the distance of the shoulder joints, MediaPipe's joints: about 1.6 in adults.
@@ -162,7 +164,10 @@ def measure_hand(
     palm, reach = on_torso[:, PALM].mean(1), on_torso[:, [THUMB_TIP, INDEX_TIP]].mean(1)
     u, v = on_torso[..., 0], on_torso[..., 1]
     known = np.isfinite(u).all(-1)
-    inside = ((np.abs(u) < 0.6) & (v > -0.02) & (v < 1.1)).mean(-1)
+    trunk = (np.abs(u) < 0.6) & (v > 0) & (v < 1.1)
+    # A collar stands above the line of the shoulder joints; the mouth is at about -0.3.
+    neck = (np.abs(u) < 0.35) & (v > -0.15) & (v <= 0)
+    inside = (trunk | neck).mean(-1)
 
     # For a right hand, wrist to index times wrist to little finger points out of the palm.
     turn = np.cross(space[:, INDEX_KNUCKLE] - space[:, 0], space[:, PINKY_KNUCKLE] - space[:, 0])
@@ -208,13 +213,15 @@ def measure_hand(
     )
 
 
-def wrist_distance(body: Body) -> np.ndarray:
-    """Shape (frames,), distance of the two wrists in body units.
+def hand_distance(body: Body) -> np.ndarray:
+    """Shape (frames,), distance of the two hands in body units.
 
-    It comes from the pose, which places hands that hide each other.
+    It comes from the pose, which places hands that hide each other; and from hands, not wrists, because the wrists of
+    crossed arms meet while the hands lie on either side of the chest.
     """
     points = body.landmarks[..., :2].astype(float)
-    return np.linalg.norm(points[:, WRIST["left"]] - points[:, WRIST["right"]], axis=-1) / body.unit_px
+    left, right = (points[:, list(_POSE_HAND[side])].mean(1) for side in ("left", "right"))
+    return np.linalg.norm(left - right, axis=-1) / body.unit_px
 
 
 def surroundings(keypoints: np.ndarray, reach: float = 0.35, count: int = 24) -> np.ndarray:

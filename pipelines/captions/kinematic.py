@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.captions.base import ActionCaption, Side
-from pipelines.captions.features import Body, Hand, running, wrist_distance
+from pipelines.captions.features import Body, Hand, hand_distance, running
 from pipelines.captions.settings import KinematicSettings, SmoothingSettings, SoftThreshold
 from pipelines.captions.spans import Span, frames_of, runs, smooth, temporal_iou
 from pipelines.captions.wording import Movement, action_of, measure_movement, sentence
@@ -58,7 +58,7 @@ def nearness(hand: Hand, around: np.ndarray, settings: KinematicSettings, torso:
 
 
 def contact_evidence(
-    hand: Hand, near: np.ndarray, drag: np.ndarray, wrists: np.ndarray, fps: float, settings: KinematicSettings
+    hand: Hand, near: np.ndarray, drag: np.ndarray, apart: np.ndarray, fps: float, settings: KinematicSettings
 ) -> Evidence:
     """Evidence that one hand touches the garment.
 
@@ -66,12 +66,12 @@ def contact_evidence(
         hand: The hand.
         near: Shape (frames,), see `nearness`.
         drag: Shape (frames,), share of nearby cloth that moves along; NaN where not measured.
-        wrists: Shape (frames,), distance of the wrists in body units.
+        apart: Shape (frames,), distance of the two hands in body units.
         fps: Frames a second.
         settings: Thresholds.
     """
     slow = np.where(np.isfinite(hand.speed), 1 - step(hand.speed, settings.speed), 1.0)
-    laid = step(hand.facing, settings.palm_facing) * step(wrists, settings.hands_apart)
+    laid = step(hand.facing, settings.palm_facing) * step(apart, settings.hands_apart)
     # Cloth is compared every few frames; what it says holds for the time between.
     held = running(lambda w: np.nanmax(w, -1), drag, 2 * frames_of(settings.cloth_step_s, fps) + 1)
     pulled = step(held, settings.cloth_drag)
@@ -105,11 +105,11 @@ def caption_actions(
     settings: KinematicSettings,
 ) -> list[ActionCaption]:
     """Timestamped interactions of both hands; where both do the same at the same time they become one."""
-    wrists = wrist_distance(body)
+    apart = hand_distance(body)
     found: list[tuple[ActionCaption, Movement]] = []
     for side, hand in hands.items():
         for (start, end), confidence in hand_spans(evidence[side], fps, smoothing, settings):
-            movement = measure_movement(hand, wrists, drag[side], start, end, fps)
+            movement = measure_movement(hand, apart, drag[side], start, end, fps)
             action = action_of(movement)
             text = sentence(action, side, movement)
             found.append((ActionCaption(action, start, end, text, confidence, _side(side)), movement))

@@ -7,7 +7,6 @@ manifest's format (one object a video with `video` and `actions`).
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from pipelines.captions.manifest import frame_span
 from pipelines.captions.spans import Span, temporal_iou
+from pipelines.ingest.manifest import parse_manifest
+from pipelines.store import TABLES, DeltaStore
 
 
 @dataclass(frozen=True)
@@ -111,22 +113,23 @@ def score_spans(
 
 
 def read_truth(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Video name -> labelled spans in seconds, from a file in the manifest's format."""
+    """Video name -> labelled spans in seconds, from a file in the manifest's format.
+
+    Raises:
+        ValueError: A line is no manifest object; says which and why.
+    """
     out: dict[str, list[tuple[float, float]]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            out[entry["video"]] = [(float(a["start_s"]), float(a["end_s"])) for a in entry.get("actions") or []]
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(
-                f"{path.name}, line {number}: not a manifest object with video and actions ({e})"
-            ) from None
+    with path.open("rb") as lines:
+        for line in parse_manifest(lines):
+            if line.entry is None:
+                raise ValueError(f"{path.name}, line {line.number}: {line.error}")
+            out[line.entry.video] = [(a.start_s, a.end_s) for a in line.entry.actions]
     return out
 
 
-def score_batch(store, batch: str, truth: Mapping[str, Sequence[tuple[float, float]]], iou: float = 0.5) -> SpanScore:
+def score_batch(
+    store: DeltaStore, batch: str, truth: Mapping[str, Sequence[tuple[float, float]]], iou: float = 0.5
+) -> SpanScore:
     """Score the `captions` of a batch; videos are matched by file name.
 
     Args:
@@ -138,9 +141,6 @@ def score_batch(store, batch: str, truth: Mapping[str, Sequence[tuple[float, flo
     Raises:
         LookupError: The batch holds none of the labelled videos.
     """
-    from pipelines.captions.manifest import frame_span
-    from pipelines.store import TABLES
-
     rows = store.read(TABLES["videos"], ["batch", "video_id", "source_path", "fps", "num_frames"], {"batch": batch})
     videos = {PurePosixPath(r["source_path"]).name: r for r in rows.to_pylist()}
     labelled = {PurePosixPath(name).name: spans for name, spans in truth.items()}
@@ -170,8 +170,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the score of a batch."""
     from rich.console import Console
     from rich.table import Table
-
-    from pipelines.store import DeltaStore
 
     parser = argparse.ArgumentParser(prog="python -m pipelines.captions.score", description=__doc__.split("\n\n")[0])
     parser.add_argument("--truth", type=Path, required=True, help="labels, one JSON object a video")

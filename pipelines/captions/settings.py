@@ -46,15 +46,15 @@ class KinematicSettings(BaseModel):
         0.6, 0.08, "Share of the hand's surroundings and of the hand that is garment region"
     )
     palm_facing: SoftThreshold = _step(
-        0.75,
+        0.71,
         0.05,
-        "Cosine between the palm's normal and the direction into the torso; a hand that lies on the body has it near 1",
+        "Cosine between the palm's normal and the way into the torso, near 1 for a hand laid on it; 0.71 is 45 degrees",
     )
     speed: SoftThreshold = _step(2.2, 0.3, "Body units a second; a hand that is faster only passes")
     hands_apart: SoftThreshold = _step(
         0.5,
         0.08,
-        "Distance of the two wrists in body units; hands that hold each other are nearer than a hand's length",
+        "Distance of the two hands in body units; hands that hold each other are nearer than a hand's length",
     )
     cloth_drag: SoftThreshold = _step(
         0.3, 0.05, "Share of tracked points of the cloth next to the hand that move along with it"

@@ -92,9 +92,13 @@ class GarmentRegion:
 
     Args:
         masks: Columns `MASK_COLUMNS`.
+        hold: For how many frames a decoded mask is good enough. Hands are followed in every frame; the outline of the
+            garment hardly changes within a tenth of a second, and decoding it costs about a millisecond.
     """
 
-    def __init__(self, masks: pa.Table):
+    def __init__(self, masks: pa.Table, hold: int = 1):
+        self._hold = hold
+        self._decoded: tuple[int, np.ndarray] | None = None
         self._row = {frame: i for i, frame in enumerate(masks["frame"].to_pylist())}
         self._masks = masks
         self.category = masks["category"][0].as_py() if masks.num_rows else "upper_body"
@@ -104,21 +108,29 @@ class GarmentRegion:
 
         Args:
             hands: Side -> hand.
-            wanted: Side -> shape (frames,), bool: where to look; decoding a mask costs about a millisecond.
+            wanted: Side -> shape (frames,), bool: where to look.
 
         Returns:
             Side -> shape (frames,), 0 to 1; NaN elsewhere, and where hand or mask are not known.
         """
         out = {side: np.full(len(w), np.nan) for side, w in wanted.items()}
         for frame in np.flatnonzero(np.any(list(wanted.values()), axis=0)):
-            row = self._row.get(int(frame))
             asked = [s for s, w in wanted.items() if w[frame] and np.isfinite(hands[s].keypoints[frame]).all()]
-            if row is None or not asked:
+            mask = self._mask(int(frame)) if asked else None
+            if mask is None:
                 continue
-            height, width = self._masks["height"][row].as_py(), self._masks["width"][row].as_py()
-            mask = decode_mask(self._masks["mask"][row].as_py(), height, width)
+            height, width = mask.shape
             for side in asked:
                 x, y = np.round(surroundings(hands[side].keypoints[frame])).astype(int).T
                 inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
                 out[side][frame] = mask[y[inside], x[inside]].sum() / len(x)
         return out
+
+    def _mask(self, frame: int) -> np.ndarray | None:
+        if self._decoded is None or not 0 <= frame - self._decoded[0] < self._hold:
+            row = self._row.get(frame)
+            if row is None:
+                return None
+            height, width = self._masks["height"][row].as_py(), self._masks["width"][row].as_py()
+            self._decoded = (frame, decode_mask(self._masks["mask"][row].as_py(), height, width))
+        return self._decoded[1]

@@ -46,7 +46,7 @@ class Movement:
     drag: float
 
 
-def measure_movement(hand: Hand, wrists: np.ndarray, drag: np.ndarray, start: int, end: int, fps: float) -> Movement:
+def measure_movement(hand: Hand, apart: np.ndarray, drag: np.ndarray, start: int, end: int, fps: float) -> Movement:
     """What `hand` does in frames [start, end); frames where it is not known do not count."""
     span = slice(start, end)
     known = np.flatnonzero(np.isfinite(hand.palm[span]).all(-1)) + start
@@ -59,7 +59,7 @@ def measure_movement(hand: Hand, wrists: np.ndarray, drag: np.ndarray, start: in
     speed = hand.speed[known]
     speed = speed[np.isfinite(speed)]
     pulled = drag[span]
-    sleeve = (hand.from_other_forearm[known] < FOREARM) & (wrists[known] > APART)
+    sleeve = (hand.from_other_forearm[known] < FOREARM) & (apart[known] > APART)
     return Movement(
         u=float(np.median(reach[:, 0])),
         v=float(np.median(reach[:, 1])),

@@ -99,6 +99,9 @@ def person(
     world[:, mine + 2, :2] = wrist
     world[:, others] = (-sign * 0.22, 0.3, 0)
     world[:, others + 2, :2] = (-sign * other_wrist[0], other_wrist[1])
+    for fingers in (4, 6):  # knuckles of the little finger and of the index lie off the wrist
+        world[:, mine + fingers, :2] = palm_path
+        world[:, others + fingers, :2] = (-sign * other_wrist[0], other_wrist[1] + 0.08)
     origin = CENTRE + np.asarray(shift)
     landmarks = np.ones((count, 33, 4))
     landmarks[:, 25:, 3] = 0.1  # the legs are out of the picture
