@@ -39,7 +39,7 @@ def refine_shape(
     shape: np.ndarray,
     weights: FitWeights | None = None,
     rounds: int = 2,
-    frames: int = 48,
+    frames: int = 32,
 ) -> np.ndarray:
     """Bone lengths that fit many frames at once, starting from `shape` (21,).
 

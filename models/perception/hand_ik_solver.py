@@ -43,7 +43,7 @@ class FitWeights:
 
     pixels: float = 0.02
     metres: float = 0.008
-    limit: float = np.radians(3.0)
+    limit: float = np.radians(1.0)
     coupling: float = np.radians(20.0)
 
 
@@ -125,7 +125,7 @@ class HandSolver:
 
     def __init__(self, points: np.ndarray, world: np.ndarray, camera: Camera, shape: np.ndarray, weights: FitWeights):
         self.mesh = shared_mesh("right")
-        self.joints, self.tips, _ = self.mesh.rest(shape)
+        self.joints, self.tips = self.mesh.skeleton(shape)
         self.dofs = freedoms()
         self.owner = np.array([d.joint for d in self.dofs])
         self.axes = np.array([d.axis for d in self.dofs])

@@ -106,28 +106,44 @@ class HandMesh:
         """Joints (J, 3), finger ends (5, 3) and vertices (V, 3) of one hand shape (S,), unposed."""
         if shape is None:
             return self.joints, self.tips, self.vertices
+        joints, tips = self.skeleton(shape)
+        return joints, tips, self._reshaped(shape, np.arange(len(self.vertices)))
+
+    def skeleton(self, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Joints (J, 3) and finger ends (5, 3) of one hand shape (S,), unposed."""
+        shape = self._checked(shape)
+        tips = self._reshaped(shape, self._tip_vertices.ravel()).reshape(5, -1, 3).mean(1)
+        return shape[0] * self._unscaled_joints(shape), tips
+
+    @staticmethod
+    def _checked(shape: np.ndarray) -> np.ndarray:
         shape = np.asarray(shape, np.float64)
         if shape.shape != (NUM_SHAPE,):
             raise ValueError(f"A {TOPOLOGY} shape has {NUM_SHAPE} coefficients, got {shape.shape}")
-        length = np.concatenate([[1.0], shape[1:]])
+        return shape
+
+    def _unscaled_joints(self, shape: np.ndarray) -> np.ndarray:
         joints = np.zeros_like(self.joints)
         for j in range(1, len(joints)):
-            offset = self.joints[j] - self.joints[self.parents[j]]
-            joints[j] = joints[self.parents[j]] + length[self._bone_of_joint[j]] * offset
-        vertices = np.zeros_like(self.vertices)
+            p = self.parents[j]
+            joints[j] = joints[p] + shape[self._bone_of_joint[j]] * (self.joints[j] - self.joints[p])
+        return joints
+
+    def _reshaped(self, shape: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Some vertices of the reshaped hand: each joint carries them along and stretches them along its bone."""
+        joints, source, weights = self._unscaled_joints(shape), self.vertices[index], self.weights[index]
+        vertices = np.zeros_like(source)
         for j in range(len(joints)):
-            local = self.vertices - self.joints[j]
+            local = source - self.joints[j]
             if j:
                 along = self._bone_ends[j] - self.joints[j]
                 along = along / np.linalg.norm(along)
-                # The bone that starts at a joint is the next one of its finger; the last one ends at the tip.
-                stretch = length[self._stretch_bone(j)] - 1.0
-                local = local + stretch * (local @ along)[:, None] * along
-            vertices += self.weights[:, j, None] * (joints[j] + local)
-        tips = vertices[self._tip_vertices].mean(1)
-        return shape[0] * joints, shape[0] * tips, shape[0] * vertices
+                local = local + (shape[self._stretch_bone(j)] - 1.0) * (local @ along)[:, None] * along
+            vertices += weights[:, j, None] * (joints[j] + local)
+        return shape[0] * vertices
 
     def _stretch_bone(self, joint: int) -> int:
+        # The bone that starts at a joint is the next one of its finger; a metacarpal's is the one it lies on.
         bone = self._bone_of_joint[joint]
         return bone if self.names[joint].startswith("metacarpal") else bone + 1
 
@@ -167,7 +183,10 @@ class HandMesh:
             Vertices (N, V, 3) or None, and keypoints (N, 21, 3), metres.
         """
         pose = np.asarray(pose, np.float64)
-        joints, tips, vertices = self.rest(shape)
+        if shape is None or with_vertices:
+            joints, tips, vertices = self.rest(shape)
+        else:
+            (joints, tips), vertices = self.skeleton(shape), None
         rotations, positions = self.transforms(pose, joints)
         moved = np.zeros((len(pose), 1, 3)) if translation is None else np.asarray(translation, np.float64)[:, None]
         keypoints = positions[:, self.keypoint_joint] + moved

@@ -70,8 +70,8 @@ def render_meshes(
     if x1 <= x0 or y1 <= y0:
         return picture, depth
     h, w = int(y1 - y0), int(x1 - x0)
-    # As the float32 the buffer holds, or "nothing here" would compare as nearer than itself.
-    far = float(np.float32(1.5 * max(float(v[:, 2].max()) for v, _, _ in meshes)))
+    deepest = max(float(v[:, 2].max()) for v, _, _ in meshes)
+    far = 1.5 * deepest
     colors = np.zeros((h, w, 3), np.float32)
     buffer = np.full((h, w), far, np.float32)
     settings = cv2.TriangleRasterizeSettings()
@@ -102,7 +102,8 @@ def render_meshes(
             far,
             settings,
         )
-    seen = buffer < far
+    # The rasteriser rounds what it does not touch, too.
+    seen = buffer < 1.2 * deepest
     picture[y0:y1, x0:x1] = np.where(seen[..., None], np.clip(colors * 255 + 0.5, 0, 255), 0).astype(np.uint8)
     depth[y0:y1, x0:x1] = np.where(seen, buffer, np.inf)
     return picture, depth

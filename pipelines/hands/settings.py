@@ -42,7 +42,7 @@ class HandsSettings(BaseModel):
         0.3, ge=0, le=1, description="Visibility of the body pose's wrist below which a hand is not searched for"
     )
     retry_frames: int = Field(
-        3, ge=1, description="A hand that stays missing while the other is seen is searched every so many frames"
+        3, ge=1, description="A hand that stays missing is searched with everything only every so many frames"
     )
     field_of_view_deg: float = Field(
         55.0, gt=10, lt=140, description="Angle that the longer side of the frame spans; hamer brings its own camera"

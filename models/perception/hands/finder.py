@@ -26,6 +26,7 @@ from models.perception.hands.networks import (
 
 # MediaPipe pose landmarks of each side: wrist, index knuckle, little finger knuckle, elbow.
 _POSE = {"left": (15, 19, 17, 13), "right": (16, 20, 18, 14)}
+_LONG = 5  # frames after which a missing hand is no longer searched with everything in every frame
 _SHOULDERS, _HIPS = (11, 12), (23, 24)
 
 
@@ -63,7 +64,7 @@ class HandFinder:
         threads: Threads of the interpreters.
         min_presence: Results below this probability of a hand are dropped.
         min_visibility: Pose wrists below this visibility start no search; a hand that is followed goes on.
-        retry_frames: A hand that stays missing while the other is seen is searched only every so many frames.
+        retry_frames: A hand that stays missing is searched with everything only every so many frames.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class HandFinder:
 
     def _searchable(self, side: str, pose: np.ndarray, rgb: np.ndarray, other_found: bool) -> bool:
         # A hand that stays hidden behind the other one would cost more than the two of them in sight.
-        if other_found and self._missing[side] >= 5 and self._missing[side] % self._retry:
+        if other_found and self._missing[side] >= _LONG and self._missing[side] % self._retry:
             return False
         wrist, index = pose[_POSE[side][0]], pose[_POSE[side][1]]
         height, width = rgb.shape[:2]
@@ -142,7 +143,8 @@ class HandFinder:
         ):
             self._look(rgb, region, found)
             owners = self._assign(found, pose)
-            if side in owners:
+            # Hands that are out of sight for long get one look a frame, and all of them only now and then.
+            if side in owners or (self._missing[side] >= _LONG and self._missing[side] % self._retry):
                 return owners
         centre = (pose[wrist, :2] + 2 * pose[index, :2]) / 3
         for palm in self._palms(rgb, Region(float(centre[0]), float(centre[1]), 1.2 * scale))[:2]:
