@@ -81,7 +81,9 @@ class KinematicBackend:
             side: contact_evidence(hand, near[side], drag[side], apart, fps, settings)
             for side, hand in tracks.hands.items()
         }
-        return caption_actions(tracks.body, tracks.hands, evidence, drag, fps, self.settings.smoothing, settings)
+        cuts = task.row.get("cut_frames") or ()
+        smoothing = self.settings.smoothing
+        return caption_actions(tracks.body, tracks.hands, evidence, drag, fps, smoothing, settings, cuts)
 
     def _measure_drag(
         self, tracks: Tracks, near: dict[str, np.ndarray], drag: dict[str, np.ndarray], task: VideoTask

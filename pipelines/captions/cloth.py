@@ -93,8 +93,10 @@ def _tracks(before: Scene, after: Scene) -> tuple[np.ndarray, np.ndarray]:
     if points is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
     window = (2 * round(before.unit / 20) + 1,) * 2
-    moved, ok, _ = cv2.calcOpticalFlowPyrLK(before.grey, after.grey, points, None, winSize=window, maxLevel=2)
-    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(after.grey, before.grey, moved, None, winSize=window, maxLevel=2)
+    moved, ok, _ = cv2.calcOpticalFlowPyrLK(before.grey, after.grey, points, points.copy(), winSize=window, maxLevel=2)
+    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(
+        after.grey, before.grey, moved, moved.copy(), winSize=window, maxLevel=2
+    )
     good = (ok[:, 0] > 0) & (ok_back[:, 0] > 0) & (np.linalg.norm(back - points, axis=-1)[:, 0] < 0.5)
     return points[good, 0], (moved - points)[good, 0]
 

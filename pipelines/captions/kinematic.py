@@ -8,6 +8,7 @@ soft threshold with a physical meaning; the product is the evidence of a frame.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from pipelines.captions.base import ActionCaption, Side
 from pipelines.captions.features import Body, Hand, hand_distance, running
 from pipelines.captions.settings import KinematicSettings, SmoothingSettings, SoftThreshold
-from pipelines.captions.spans import Span, frames_of, runs, smooth, temporal_iou
+from pipelines.captions.spans import Span, frames_of, smoothed_runs, temporal_iou
 from pipelines.captions.wording import Movement, action_of, measure_movement, sentence
 
 # A straight arm cannot bring the hand to its own torso: upper arm and forearm of a hanging arm make 160 to 180 degrees.
@@ -79,16 +80,21 @@ def contact_evidence(
 
 
 def hand_spans(
-    evidence: Evidence, fps: float, smoothing: SmoothingSettings, settings: KinematicSettings
+    evidence: Evidence,
+    fps: float,
+    smoothing: SmoothingSettings,
+    settings: KinematicSettings,
+    cuts: Iterable[int] = (),
 ) -> list[tuple[Span, float]]:
     """Spans of contact with their confidence: the mean evidence inside, times its reliability.
 
     Stays of the hand over the garment without any contact count too when they are sure enough, which below a
     `min_confidence` of 0.5 they can be.
     """
-    touched = runs(smooth(evidence.contact >= 0.5, fps, smoothing.closing_s, smoothing.opening_s))
+    lengths = (fps, smoothing.closing_s, smoothing.opening_s)
+    touched = smoothed_runs(evidence.contact >= 0.5, *lengths, cuts)
     spans = list(touched)
-    for stay in runs(smooth(evidence.near >= 0.5, fps, smoothing.closing_s, smoothing.opening_s)):
+    for stay in smoothed_runs(evidence.near >= 0.5, *lengths, cuts):
         if not any(temporal_iou(stay, t) > 0 for t in touched):
             spans.append(stay)
     scored = [((a, b), settings.reliability * float(evidence.contact[a:b].mean())) for a, b in sorted(spans)]
@@ -103,12 +109,13 @@ def caption_actions(
     fps: float,
     smoothing: SmoothingSettings,
     settings: KinematicSettings,
+    cuts: Iterable[int] = (),
 ) -> list[ActionCaption]:
     """Timestamped interactions of both hands; where both do the same at the same time they become one."""
     apart = hand_distance(body)
     found: list[tuple[ActionCaption, Movement]] = []
     for side, hand in hands.items():
-        for (start, end), confidence in hand_spans(evidence[side], fps, smoothing, settings):
+        for (start, end), confidence in hand_spans(evidence[side], fps, smoothing, settings, cuts):
             movement = measure_movement(hand, apart, drag[side], start, end, fps)
             action = action_of(movement)
             text = sentence(action, side, movement)

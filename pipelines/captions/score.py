@@ -97,7 +97,7 @@ def score_spans(
         raise ValueError(f"iou must lie in (0, 1], not {iou}")
     videos = {}
     for name, labelled in truth.items():
-        found = [tuple(s) for s in predicted.get(name, ())]
+        found = [(int(a), int(b)) for a, b in predicted.get(name, ())]
         ious = match_spans(found, labelled)
         videos[name] = VideoScore(
             tuple((int(a), int(b)) for a, b in labelled), tuple(found), ious, sum(v >= iou for v in ious)

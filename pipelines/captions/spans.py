@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -70,6 +71,23 @@ def smooth(evidence: np.ndarray, fps: float, closing_s: float, opening_s: float)
         Shape (frames,), bool. Smoothing it again changes nothing.
     """
     return drop_short(close_gaps(evidence, frames_of(closing_s, fps)), frames_of(opening_s, fps))
+
+
+def smoothed_runs(
+    evidence: np.ndarray, fps: float, closing_s: float, opening_s: float, cuts: Iterable[int] = ()
+) -> list[Span]:
+    """Runs of the smoothed evidence, each shot for itself: no span reaches across a cut.
+
+    Args:
+        evidence, fps, closing_s, opening_s: See `smooth`.
+        cuts: First frame of every shot but the first.
+    """
+    borders = [0, *sorted(c for c in set(cuts) if 0 < c < len(evidence)), len(evidence)]
+    return [
+        (first + a, first + b)
+        for first, last in pairwise(borders)
+        for a, b in runs(smooth(evidence[first:last], fps, closing_s, opening_s))
+    ]
 
 
 def merge_overlapping(spans: Iterable[Span]) -> list[Span]:

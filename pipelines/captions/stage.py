@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ class CaptionsStage(Stage):
     name: ClassVar[str] = "captions"
     code_version: ClassVar[str] = CODE_VERSION
     inputs: ClassVar[tuple[str, ...]] = ("pose", "hands", "agnostic_masks")
-    video_columns: ClassVar[tuple[str, ...]] = ("sha256", "manifest", "global_caption")
+    video_columns: ClassVar[tuple[str, ...]] = ("sha256", "manifest", "global_caption", "cut_frames")
 
     settings: CaptionSettings
 
@@ -80,7 +80,7 @@ def vlm_cache(lake_root: str) -> Path:
 
 
 def _rows(
-    whole: GlobalCaption, actions: list[ActionCaption], sources: dict[str, str], num_frames: int
+    whole: GlobalCaption, actions: list[ActionCaption], sources: Mapping[str, str], num_frames: int
 ) -> pa.RecordBatch:
     columns = {
         "kind": ["global", *["action"] * len(actions)],

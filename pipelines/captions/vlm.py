@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from models.vlm.client import ChatClient, Usage
 from pipelines.captions.base import ActionCaption, GlobalCaption, Side
 from pipelines.captions.settings import CaptionSettings
-from pipelines.captions.spans import frames_of, runs, smooth
+from pipelines.captions.spans import frames_of, smoothed_runs
 from pipelines.stage import VideoTask
 from pipelines.video import VideoReader
 
@@ -124,7 +124,7 @@ def window_starts(count: int, length: int, overlap: int) -> list[int]:
 
 
 def spans_from_samples(
-    samples: list[Sample], num_frames: int, fps: float, settings: CaptionSettings
+    samples: list[Sample], num_frames: int, fps: float, settings: CaptionSettings, cuts: Iterable[int] = ()
 ) -> list[ActionCaption]:
     """Vote over the opinions, spread each sample to the frames nearest to it, smooth, and name what is left.
 
@@ -133,6 +133,7 @@ def spans_from_samples(
         num_frames: Frames of the video.
         fps: Frames a second.
         settings: Lengths of the smoothing.
+        cuts: First frame of every shot but the first; no span reaches across.
     """
     if not samples:
         return []
@@ -143,19 +144,18 @@ def spans_from_samples(
     smoothing = settings.smoothing
     shortest = frames_of(smoothing.opening_s, fps)
     out = []
-    for start, end in runs(smooth(evidence, fps, smoothing.closing_s, smoothing.opening_s)):
+    for start, end in smoothed_runs(evidence, fps, smoothing.closing_s, smoothing.opening_s, cuts):
         for action, a, b in _split_by_action([chosen[k] for k in nearest[start:end]], start, shortest):
             inside = [samples[k] for k in sorted(set(nearest[a:b]))]
             agreeing = [v for s in inside for v in s.labels if v.action == action]
             share = np.mean([np.mean([v.action == action for v in samples[k].labels]) for k in nearest[a:b]])
             text = Counter(v.text for v in agreeing).most_common(1)[0][0]
             hand = Counter(v.hand for v in agreeing).most_common(1)[0][0]
-            out.append(ActionCaption(action, a, b, text, float(share), _side(hand)))
+            out.append(ActionCaption(action, a, b, text, float(share), _SIDES.get(hand)))
     return out
 
 
-def _side(hand: str) -> Side | None:
-    return hand if hand in ("left", "right", "both") else None
+_SIDES: dict[str, Side] = {"left": "left", "right": "right", "both": "both"}
 
 
 def _majority(labels: list[FrameLabel]) -> str | None:
@@ -247,7 +247,8 @@ class VlmBackend:
             self._label(samples, pictures, start, fps, task)
         whole = self._overview(overview, task) if want_global else GlobalCaption("", 0.0)
         judged = [s for s in samples if s.labels]
-        actions = spans_from_samples(judged, task.row["num_frames"], task.row["fps"], self.settings) if judged else []
+        cuts = task.row.get("cut_frames") or ()
+        actions = spans_from_samples(judged, task.row["num_frames"], task.row["fps"], self.settings, cuts)
         self._account(task, before)
         return whole, actions
 

@@ -16,6 +16,7 @@ from pipelines.captions.spans import (
     merge_overlapping,
     runs,
     smooth,
+    smoothed_runs,
     temporal_iou,
 )
 
@@ -79,3 +80,21 @@ def test_merged_spans_cover_the_same_frames_once(spans):
 def test_iou_counts_frames(a, b):
     first, second = set(range(*a)), set(range(*b))
     assert temporal_iou(a, b) == pytest.approx(len(first & second) / len(first | second))
+
+
+@given(evidence, st.lists(st.integers(-5, 90), max_size=4), st.floats(0, 0.3), st.floats(0, 0.3))
+def test_no_span_reaches_across_a_cut(series, cuts, closing_s, opening_s):
+    found = smoothed_runs(series, 30, closing_s, opening_s, cuts)
+    assert not any(a < c < b for a, b in found for c in cuts)
+    # Shot by shot by hand.
+    labels = np.searchsorted(np.sort(cuts), np.arange(len(series)), side="right")
+    for shot in set(labels.tolist()):
+        inside = np.flatnonzero(labels == shot)
+        expected = runs(smooth(series[inside], 30, closing_s, opening_s))
+        assert [(a - inside[0], b - inside[0]) for a, b in found if a in inside] == expected
+
+
+def test_without_cuts_spans_are_the_runs_of_the_smoothed_evidence():
+    series = np.array([0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1], bool)
+    assert smoothed_runs(series, 10, 0.2, 0.2) == [(1, 7)]
+    assert smoothed_runs(series, 10, 0.2, 0.2, cuts=[5]) == [(1, 5), (5, 7)]

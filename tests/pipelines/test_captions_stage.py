@@ -125,7 +125,7 @@ def test_the_registry_knows_the_stage():
 
 def test_labels_change_the_fingerprint():
     stage = CaptionsStage(CaptionSettings())
-    row = {"sha256": "a", "manifest": None, "global_caption": None}
+    row = {"sha256": "a", "manifest": None, "global_caption": None, "cut_frames": None}
     prints = {stage.fingerprint(r, {}) for r in (row, row | {"manifest": "{}"}, row | {"global_caption": "b"})}
     assert len(prints) == 3
 

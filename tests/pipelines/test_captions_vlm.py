@@ -232,7 +232,7 @@ def test_the_key_is_sent_and_nowhere_else(endpoint, key, task, tmp_path, caplog)
     kept += [p.read_text() for p in (tmp_path / "lake").rglob("cache/vlm/**/*") if p.is_file()]
     assert len(kept) > 4
     assert not any(SECRET in text for text in kept)
-    row = {"sha256": "0", "manifest": None, "global_caption": None}
+    row = {"sha256": "0", "manifest": None, "global_caption": None, "cut_frames": None}
     before = stage.fingerprint(row, {})
     assert SECRET not in before
 
