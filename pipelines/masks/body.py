@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -68,6 +69,7 @@ class Body:
         up = axis / length if length > 1e-6 else np.array([0.0, -1.0])
         return cls(points, landmarks[:, 3] >= min_visibility, landmarks[:, 2], size, up)
 
+    @cached_property
     def head(self) -> tuple[np.ndarray, tuple[float, float], float]:
         """Head as an ellipse: centre, (half width, half height), angle in degrees; its lower end is the chin.
 
@@ -87,7 +89,7 @@ class Body:
 
     def chin(self) -> np.ndarray:
         """Lower end of the head."""
-        centre, (_, half_height), angle = self.head()
+        centre, (_, half_height), angle = self.head
         a = np.radians(angle + 90.0)
         return centre + half_height * np.array([np.cos(a), np.sin(a)])
 
@@ -144,7 +146,7 @@ def capsule(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, ra: float, rb: flo
 
 def draw_head(canvas: np.ndarray, body: Body, value: int, grow: float = 1.0) -> None:
     """Fill the head's ellipse, `grow` times its size."""
-    centre, axes, angle = body.head()
+    centre, axes, angle = body.head
     scaled = [max(1, round(grow * x * (1 << _SHIFT))) for x in axes]
     cv2.ellipse(canvas, fixed(centre).tolist(), scaled, angle, 0, 360, value, -1, cv2.LINE_8, _SHIFT)
 
@@ -166,7 +168,7 @@ def draw_neck(canvas: np.ndarray, body: Body, value: int) -> None:
     """Neck and collar, from the jaw to the shoulders; what lies beside the neck is collar, not head."""
     shoulders = body.points[[SHOULDER_L, SHOULDER_R]]
     middle = shoulders.mean(0)
-    centre, (half_width, half_height), _ = body.head()
+    centre, (half_width, half_height), _ = body.head
     down = body.chin() - centre
     down /= max(float(np.linalg.norm(down)), 1e-6)
     if float((middle - centre) @ down) < half_height:

@@ -50,13 +50,13 @@ def observations(
     masks = pose["person_mask"]
     by_frame = _hands_by_frame(hands)
     scale = min(1.0, settings.working_side_px / max(size))
-    nearest: tuple[int, np.ndarray] | None = None
+    nearest: tuple[int, np.ndarray | None] = (-1, None)
     for row, frame in enumerate(frames.tolist()):
         points, source = _bridge(row, times, found, landmarks, settings.carry_s)
         counts = masks[row].as_py()
         if counts is None and source is not None and source != row:
             counts = masks[source].as_py()
-            if nearest is None or nearest[0] != source:
+            if nearest[0] != source:
                 nearest = (source, _person(counts, size, scale))
             person = nearest[1]
         else:

@@ -93,7 +93,7 @@ class ParsingBackend(MaskBackend):
             parsing = self.settings.parsing
             try:
                 self.network = SegformerForSemanticSegmentation.from_pretrained(
-                    parsing.model, revision=parsing.revision, use_safetensors=True
+                    parsing.model, revision=parsing.revision or "main", use_safetensors=True
                 )
             except (OSError, ValueError) as e:
                 raise RuntimeError(

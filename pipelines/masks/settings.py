@@ -16,26 +16,26 @@ class HandSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     silhouette_margin: float = Field(
-        -0.015,
+        default=-0.015,
         ge=-0.05,
         le=0.15,
         description="Grow (> 0) or shrink (< 0) the visible hand, fraction of hand length. Cloth shows where it grows",
     )
     ring: float = Field(
-        0.30,
+        default=0.30,
         ge=0.0,
         le=1.0,
         description="Width of the ring around a hand that is repainted where garment is just as near, fraction of "
         "hand length. This is where cloth between and around the fingers lies",
     )
     reach: float = Field(
-        1.0,
+        default=1.0,
         ge=0.0,
         le=3.0,
         description="How far from the garment cloth that a hand pulls off is still recognised, fraction of hand length",
     )
     tolerance: float = Field(
-        0.15,
+        default=0.15,
         ge=0.0,
         le=0.5,
         description="How far hand pixels may lie outside the keypoint silhouette, fraction of hand length; person "
@@ -49,12 +49,12 @@ class ParsingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(
-        "fashn-ai/fashn-human-parser",
+        default="fashn-ai/fashn-human-parser",
         description="Hugging Face id or local folder of a SegFormer with the 18 classes of fashn-human-parser",
     )
-    revision: str | None = Field(None, description="Commit of the model repository; pin it for repeatable rows")
-    batch_size: int = Field(4, ge=1, description="Frames in one forward pass")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
+    revision: str | None = Field(default=None, description="Commit of the model repository; pin it for repeatable rows")
+    batch_size: int = Field(default=4, ge=1, description="Frames in one forward pass")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one")
 
 
 class MasksSettings(BaseModel):
@@ -63,37 +63,43 @@ class MasksSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     backend: Literal["geometric", "parsing"] = Field(
-        "geometric",
+        default="geometric",
         description="geometric: person mask, pose and hands, no further network. parsing: SegFormer human parsing, "
         "downloads about 250 MB at first use",
     )
     dilation: float = Field(
-        0.05,
+        default=0.05,
         ge=0.0,
         le=0.5,
         description="How far the mask goes beyond the body's outline, fraction of torso size; loose cloth lies there",
     )
     hem: float = Field(
-        0.20,
+        default=0.20,
         ge=0.0,
         le=1.0,
         description="How far an upper garment may reach below the hips, and a lower one above, fraction of torso size",
     )
     temporal_window: int = Field(
-        7, ge=1, le=61, description="Frames of the running mean that steadies the outline; odd; 1 turns it off"
+        default=7, ge=1, le=61, description="Frames of the running mean that steadies the outline; odd; 1 turns it off"
     )
     carry_s: float = Field(
-        0.5,
+        default=0.5,
         ge=0.0,
         le=5.0,
         description="Longest time in seconds over which a frame without pose takes its neighbours' pose; beyond it "
         "the whole person mask is used, where there is one",
     )
     min_visibility: float = Field(
-        0.5, ge=0.0, le=1.0, description="Pose landmarks of arms and hands less visible than this are not trusted"
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="Pose landmarks of arms and hands less visible than this are not trusted",
     )
     working_side_px: int = Field(
-        320, ge=64, le=2048, description="Longer side at which regions are computed; hands are cut out at full size"
+        default=320,
+        ge=64,
+        le=2048,
+        description="Longer side at which regions are computed; hands are cut out at full size",
     )
     hands: HandSettings = Field(default_factory=HandSettings, description="Hand policy")
     parsing: ParsingSettings = Field(default_factory=ParsingSettings, description="Human parsing backend")

@@ -38,7 +38,7 @@ class RunningVote(Generic[T]):
         """
         soft = region * np.uint8(255)
         if self.half and self.blur_px > 1:
-            soft = cv2.blur(soft, (self.blur_px, self.blur_px))
+            soft = np.asarray(cv2.blur(soft, (self.blur_px, self.blur_px)), np.uint8)
         self._held.append((soft, item))
         if self._sum is None:
             self._sum = np.zeros(region.shape, np.uint16)

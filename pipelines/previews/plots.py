@@ -105,7 +105,7 @@ def stage_bars(milliseconds: Mapping[str, tuple[float, float]], title: str) -> b
     axes.set_yticks(y, names)
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds a frame in a worker", title=title)
-    axes.margins(x=0.22)
+    axes.set_xlim(0, 1.35 * max(float((inference + other).max()), 1e-3))
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)
 

@@ -89,6 +89,10 @@ def contact_sheet(
     sheet = _Sheet(store, batch, stage, columns or {"agnostic_masks": 6, "clips": 6}.get(stage, 5))
     good = [v for v in videos if status[v["video_id"]][0] == "ok"]
     bad = [v for v in videos if status[v["video_id"]][0] != "ok"]
+    if stage == "captions":  # videos in which something happens say more than the others
+        spans = store.read(TABLES[stage], ["video_id", "kind"], {"batch": batch, "kind": "action"})
+        eventful = set(spans["video_id"].to_pylist())
+        good.sort(key=lambda v: v["video_id"] not in eventful)
     blocks = []
     for video in bad[:max_videos]:
         state, reason = status[video["video_id"]]
