@@ -16,6 +16,10 @@ import yaml
 
 from models.training.config import CONFIG_FOLDER, load_config
 
+# Read when torch loads its OpenMP runtime, so it has to be set before. By default idle threads spin: with other work
+# on the machine a step of the nano model took 27 s and 9 s of CPU time, without spinning 4 s and 1 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
