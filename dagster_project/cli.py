@@ -175,7 +175,7 @@ def demo(batch: Annotated[str, typer.Option(help="Name of the demo batch")] = "d
     from dagster_project.demo import prepare, print_results
     from dagster_project.downloads import fetch_with_progress
 
-    fetch_with_progress(["demo"], console, quiet=True, also_default=True)
+    fetch_with_progress(["demo", "demo_talk"], console, quiet=True, also_default=True)
     settings = prepare(batch, console)
     _materialize("everything", batch, None, settings)
     print_results(batch, console)
