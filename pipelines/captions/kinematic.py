@@ -17,7 +17,7 @@ from pipelines.captions.base import ActionCaption, Side
 from pipelines.captions.features import Body, Hand, hand_distance, running
 from pipelines.captions.settings import KinematicSettings, SmoothingSettings, SoftThreshold
 from pipelines.captions.spans import Span, frames_of, smoothed_runs, temporal_iou
-from pipelines.captions.wording import Movement, action_of, measure_movement, sentence
+from pipelines.captions.wording import Movement, action_of, bystander, measure_movement, sentence
 
 # A straight arm cannot bring the hand to its own torso: upper arm and forearm of a hanging arm make 160 to 180 degrees.
 _STRAIGHT_ARM = SoftThreshold(centre=150, width=6)
@@ -86,10 +86,11 @@ def hand_spans(
     settings: KinematicSettings,
     cuts: Iterable[int] = (),
 ) -> list[tuple[Span, float]]:
-    """Spans of contact with their confidence: the mean evidence inside, times its reliability.
+    """Spans and how sure it is that the hand touches the garment there.
 
-    Stays of the hand over the garment without any contact count too when they are sure enough, which below a
-    `min_confidence` of 0.5 they can be.
+    The evidence is right in a share r of the spans (`reliability`), whichever way it points, so a span with mean
+    evidence e is a contact with probability r e + (1 - r) (1 - e). Stays of the hand over the garment without evidence
+    of contact therefore keep a confidence of about 1 - r, and show only below the default `min_confidence`.
     """
     lengths = (fps, smoothing.closing_s, smoothing.opening_s)
     touched = smoothed_runs(evidence.contact >= 0.5, *lengths, cuts)
@@ -97,8 +98,10 @@ def hand_spans(
     for stay in smoothed_runs(evidence.near >= 0.5, *lengths, cuts):
         if not any(temporal_iou(stay, t) > 0 for t in touched):
             spans.append(stay)
-    scored = [((a, b), settings.reliability * float(evidence.contact[a:b].mean())) for a, b in sorted(spans)]
-    return [(s, c) for s, c in scored if c >= settings.min_confidence]
+    r = settings.reliability
+    means = [(span, float(evidence.contact[span[0] : span[1]].mean())) for span in sorted(spans)]
+    scored = [(span, r * e + (1 - r) * (1 - e)) for span, e in means]
+    return [(span, c) for span, c in scored if c >= settings.min_confidence]
 
 
 def caption_actions(
@@ -118,20 +121,25 @@ def caption_actions(
         for (start, end), confidence in hand_spans(evidence[side], fps, smoothing, settings, cuts):
             movement = measure_movement(hand, apart, drag[side], start, end, fps)
             action = action_of(movement)
-            text = sentence(action, side, movement)
+            # Below even odds the caption must not say more than what is seen.
+            action = action if confidence >= 0.5 else "other"
+            text = _text(action, side, movement, confidence)
             found.append((ActionCaption(action, start, end, text, confidence, _side(side)), movement))
     found.sort(key=lambda f: (f[0].start, f[0].end))
     out: list[tuple[ActionCaption, Movement]] = []
     for caption, movement in found:
         for i, (other, its) in enumerate(out):
             together = temporal_iou((caption.start, caption.end), (other.start, other.end)) > 0.5
-            if together and other.hand != caption.hand and other.action == caption.action:
+            together = together and other.hand != caption.hand and other.action == caption.action
+            together = together and (other.confidence >= 0.5) == (caption.confidence >= 0.5)
+            if together:
+                confidence = max(other.confidence, caption.confidence)
                 merged = ActionCaption(
                     other.action,
                     min(other.start, caption.start),
                     max(other.end, caption.end),
-                    sentence(other.action, "both", its),
-                    max(other.confidence, caption.confidence),
+                    _text(other.action, "both", its, confidence),
+                    confidence,
                     "both",
                 )
                 out[i] = (merged, its)
@@ -139,6 +147,10 @@ def caption_actions(
         else:
             out.append((caption, movement))
     return [c for c, _ in out]
+
+
+def _text(action: str, hand: str, movement: Movement, confidence: float) -> str:
+    return sentence(action, hand, movement) if confidence >= 0.5 else bystander(hand, movement)
 
 
 def _side(side: str) -> Side:

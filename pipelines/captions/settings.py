@@ -69,10 +69,11 @@ class KinematicSettings(BaseModel):
     )
     reliability: float = Field(
         0.8,
-        gt=0,
+        ge=0.5,
         le=1,
-        description="Highest confidence of a span. A hand held flat just before the body looks as one laid on it. "
-        "0.8 is (n + 1) / (n + 2) for the n = 3 spans of the labelled clips, all of which were right",
+        description="Share of the spans that the evidence is right about, so the highest confidence. A hand held flat "
+        "just before the body looks as one laid on it. 0.8 is (n + 1) / (n + 2) for the n = 3 contacts of the labelled "
+        "clips, all found; too few to know better",
     )
     min_confidence: float = Field(
         0.5,

@@ -122,6 +122,12 @@ def sentence(action: str, hand: str, m: Movement) -> str:
     return f"{who} rub{s} {place}"
 
 
+def bystander(hand: str, m: Movement) -> str:
+    """A hand over the garment of which it is not known that it touches it."""
+    who = "both hands are" if hand == "both" else f"the {hand} hand is"
+    return f"{who} in front of the {place_of(m.u, m.v)} of the garment"
+
+
 def _framing(body: Body, height: int) -> str:
     points = body.landmarks
     inside = (points[..., 1] > 0) & (points[..., 1] < height) & (points[..., 3] > 0.5)

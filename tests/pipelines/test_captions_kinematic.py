@@ -69,6 +69,14 @@ def test_a_hand_that_turns_its_palm_away_only_gestures(turn):
     assert "The left hand" not in whole.text and "right hand moves in front of the chest" in whole.text
 
 
+def test_a_gesture_before_the_garment_is_an_unsure_stay_for_who_asks():
+    path, _ = raise_and_rub()
+    every = CaptionSettings(kinematic=KinematicSettings(cloth_motion=False, min_confidence=0))
+    _, actions = captions(person(path, turn_deg=120), every)
+    assert [a.text for a in actions] == ["the right hand is in front of the chest of the garment"]
+    assert actions[0].confidence == pytest.approx(1 - KinematicSettings().reliability, abs=0.02)
+
+
 def test_hands_that_hold_each_other_do_not_hold_the_garment():
     path, _ = raise_and_rub()
     # The other wrist follows where this one's is during the rubbing.
@@ -164,10 +172,10 @@ def test_confidence_is_the_mean_evidence_and_unsure_stays_can_be_asked_for():
     seen = Evidence(near, contact)
     kinematic = KinematicSettings()
     sure = hand_spans(seen, FPS, SmoothingSettings(), kinematic)
-    assert sure == [((10, 40), pytest.approx(0.8 * kinematic.reliability))]
+    assert sure == [((10, 40), pytest.approx(0.8 * 0.8 + 0.2 * 0.2))]
     every = hand_spans(seen, FPS, SmoothingSettings(), kinematic.model_copy(update={"min_confidence": 0.0}))
     assert [s for s, _ in every] == [(10, 40), (60, 80)]
-    assert every[1][1] == pytest.approx(0.2 * kinematic.reliability)
+    assert every[1][1] == pytest.approx(0.8 * 0.2 + 0.2 * 0.8)
 
 
 def test_two_hands_that_do_the_same_become_one_caption():
