@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from pipelines.arrays import decode_mask
 from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, newest_checkpoint
+from pipelines.clips.stage import WORN
+from pipelines.ingest.garments import read_photo
 from pipelines.ingest.segmentation import garment_from_worn
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
@@ -66,7 +68,7 @@ class Pair:
     @property
     def garment_id(self) -> str:
         """Identity of the garment; that of the donor video where it has no photo."""
-        return self.garment["garment_id"] if self.garment else f"worn:{self.donor['video_id']}"
+        return self.garment["garment_id"] if self.garment else f"{WORN}{self.donor['video_id']}"
 
 
 @dataclass
@@ -294,12 +296,20 @@ def load_garment(store: DeltaStore, pair: Pair) -> Garment:
     """Photo and mask of a pair's garment, or the cut-out of what the person in the donor video wears.
 
     Raises:
-        ValueError: The blob is not a picture, or the donor has no frame with a garment region.
+        ValueError: The donor has no frame with a garment region, or the photo is not a picture.
     """
     if pair.garment is not None:
-        photo = _decode(store.blobs.read_bytes(pair.garment["uri"]), cv2.IMREAD_COLOR_RGB, pair.garment_id)
-        mask = pair.garment["mask_uri"]
-        mask = _decode(store.blobs.read_bytes(mask), cv2.IMREAD_GRAYSCALE, pair.garment_id) if mask else None
+        # The reader of the ingestion, which turns photos upright as their mask is.
+        try:
+            photo, _ = read_photo(str(store.blobs.local_path(pair.garment["uri"])))
+        except OSError as error:
+            raise ValueError(f"The picture of garment {pair.garment_id} cannot be read: ingest it again") from error
+        mask = None
+        if pair.garment["mask_uri"]:
+            mask = cv2.imdecode(
+                np.frombuffer(store.blobs.read_bytes(pair.garment["mask_uri"]), np.uint8), cv2.IMREAD_GRAYSCALE
+            )
+            mask = (mask > 127).astype(np.uint8)
         return Garment(photo, mask, pair.garment_id)
     donor = pair.donor
     where = {"batch": donor["batch"], "video_id": donor["video_id"]}
@@ -311,13 +321,6 @@ def load_garment(store: DeltaStore, pair: Pair) -> Garment:
         frame = next(reader.frames(start=best["frame"], stop=best["frame"] + 1))
     photo, mask = garment_from_worn(frame.rgb, decode_mask(best["mask"], best["height"], best["width"]))
     return Garment(photo, mask, pair.garment_id)
-
-
-def _decode(data: bytes, flags: int, name: str) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if picture is None:
-        raise ValueError(f"The picture of garment {name} cannot be decoded")
-    return picture
 
 
 def _part(num_frames: int, most: int | None, annotations: Annotations) -> tuple[int, int]:
