@@ -77,31 +77,34 @@ def render_meshes(
     settings = cv2.TriangleRasterizeSettings()
     settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
-    view = np.eye(4, dtype=np.float32)
+    # All meshes in one call: given a buffer that it drew into before, the rasteriser can lose the second mesh whole.
+    vertices = np.concatenate([v for v, _, _ in meshes]).astype(np.float64)
+    offsets = np.cumsum([0, *(len(v) for v, _, _ in meshes)])
+    faces = np.concatenate([f.astype(np.int32) + o for (_, f, _), o in zip(meshes, offsets)])
+    lit = np.concatenate([shade(*mesh) for mesh in meshes])
+    x, y, z = vertices.T
+    # A right angle of view gives a focal length of half the height; the first pixel's centre is at .5 there.
     half = h / 2
-    for vertices, faces, color in meshes:
-        x, y, z = np.asarray(vertices, np.float64).T
-        # A right angle of view gives a focal length of half the height; the first pixel's centre is at .5 there.
-        sheared = np.stack(
-            [
-                (camera.fx * x + (camera.cx + 0.5 - x0 - w / 2) * z) / half,
-                -(camera.fy * y + (camera.cy + 0.5 - y0 - h / 2) * z) / half,
-                -z,
-            ],
-            -1,
-        )
-        cv2.triangleRasterize(
-            sheared.astype(np.float32)[None],
-            np.ascontiguousarray(faces, np.int32)[None],
-            shade(vertices, faces, color).astype(np.float32)[None],
-            colors,
-            buffer,
-            view,
-            np.pi / 2,
-            _NEAR,
-            far,
-            settings,
-        )
+    sheared = np.stack(
+        [
+            (camera.fx * x + (camera.cx + 0.5 - x0 - w / 2) * z) / half,
+            -(camera.fy * y + (camera.cy + 0.5 - y0 - h / 2) * z) / half,
+            -z,
+        ],
+        -1,
+    )
+    cv2.triangleRasterize(
+        sheared.astype(np.float32)[None],
+        np.ascontiguousarray(faces, np.int32)[None],
+        lit.astype(np.float32)[None],
+        colors,
+        buffer,
+        np.eye(4, dtype=np.float32),
+        np.pi / 2,
+        _NEAR,
+        far,
+        settings,
+    )
     # The rasteriser rounds what it does not touch, too.
     seen = buffer < 1.2 * deepest
     picture[y0:y1, x0:x1] = np.where(seen[..., None], np.clip(colors * 255 + 0.5, 0, 255), 0).astype(np.uint8)

@@ -48,10 +48,11 @@ def drop_outliers(track: HandTrack) -> HandTrack:
     first = np.searchsorted(frames, frames - _NEIGHBOURS)
     end = np.searchsorted(frames, frames + _NEIGHBOURS, side="right")
     for t in range(len(frames)):
-        # Both sides must testify, or the start of a quick move would count as a jump.
+        # Both sides must testify, and agree: the start of a quick move is no jump there and back.
         if min(t - first[t], end[t] - t - 1) >= 2:
-            near = np.concatenate([centres[first[t] : t], centres[t + 1 : end[t]]])
-            keep[t] = np.hypot(*(centres[t] - np.median(near, axis=0))) <= _MAX_JUMP * size
+            before, after = np.median(centres[first[t] : t], axis=0), np.median(centres[t + 1 : end[t]], axis=0)
+            away = min(np.hypot(*(centres[t] - before)), np.hypot(*(centres[t] - after)))
+            keep[t] = away <= _MAX_JUMP * size or np.hypot(*(before - after)) > 0.5 * away
     return track.keep(keep)
 
 

@@ -125,6 +125,7 @@ def estimator(monkeypatch: pytest.MonkeyPatch):
     betas[:, 0] = (0.1, 0.3)
     model, cfg = TinyHamer(cam, orient, betas), config()
     cfg.MODEL.BBOX_SHAPE = [192, 256]
+    monkeypatch.setattr(hamer, "require", lambda data: None)
     monkeypatch.setattr(hamer, "load_model", lambda data, device: (model, cfg))
     return hamer.HamerHands(GivenFinder(hands()), device="cpu"), model
 

@@ -86,3 +86,20 @@ def test_nothing_to_draw() -> None:
         faces, sides = [mesh.faces] * len(meshes), ["right"] * len(meshes)
         picture, depth = render_hands(meshes, faces, sides, CAMERA, 48, 64)
         assert not picture.any() and np.isinf(depth).all()
+
+
+def test_both_hands_are_drawn_wherever_they_are() -> None:
+    rng = np.random.default_rng(0)
+    pair = [HandMesh(side) for side in ("left", "right")]
+    for _ in range(40):
+        place = rng.uniform((-0.3, -0.2, 0.8), (0.3, 0.2, 1.3), (2, 3))
+        place[1, 0] = place[0, 0] + np.sign(place[1, 0] - place[0, 0]) * 0.3  # side by side
+        vertices = [m(rng.normal(0, 0.2, (1, 20, 3)), translation=p[None])[0][0] for m, p in zip(pair, place)]
+        faces, sides = [m.faces for m in pair], ["left", "right"]
+        both, depth = render_hands(vertices, faces, sides, CAMERA, 240, 320)
+        alone = [
+            np.isfinite(render_hands([v], [f], [s], CAMERA, 240, 320)[1]) for v, f, s in zip(vertices, faces, sides)
+        ]
+        seen = np.isfinite(depth)
+        assert (seen != (alone[0] | alone[1])).mean() < 1e-4
+        assert (both.any(-1) == seen).all()

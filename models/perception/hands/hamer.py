@@ -207,6 +207,7 @@ class HamerHands(HandEstimator):
     topology = TOPOLOGY
 
     def __init__(self, finder: HandFinder, data: str | None = None, device: str = "auto", box_scale: float = 2.0):
+        require(data_folder(data))
         import torch
 
         if device == "auto":
