@@ -62,7 +62,7 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
         )
     text = TextEncoder()
     pipe = ITryOnPipeline(
-        load_nano_vae(),
+        load_nano_vae(dtype=torch.bfloat16 if settings.vae_precision == "bf16" else torch.float32),
         transformer,
         FlowMatchEulerDiscreteScheduler(shift=settings.flow_shift),
         text.model,

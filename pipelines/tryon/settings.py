@@ -38,6 +38,9 @@ class TryOnSettings(BaseModel):
         0.01, ge=0, le=0.2, description="Soft edge inside the mask, as a share of the frame's shorter side"
     )
     side_by_side_height: int = Field(360, ge=64, le=1080, description="Rows of the side-by-side video, pixels")
+    vae_precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="Arithmetic of the embedded VAE; the clips are encoded in bf16, and fp32 is slow on CPUs"
+    )
     device: str = Field("auto", description="auto takes CUDA when there is one; or cpu, cuda, cuda:1, mps")
 
     @field_validator("num_frames")
