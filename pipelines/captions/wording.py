@@ -19,6 +19,8 @@ PINCH = 0.4
 FOREARM, APART = 0.2, 0.3
 # Body units a second; resting hands tremble and landmarks jitter by about this much.
 STILL = 0.3
+# A caption is one or two sentences; a long video has more contacts than those can name.
+_MAX_CLAUSES = 4
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,10 @@ def describe(body: Body, hands: list[Hand], actions: list[str], height: int, fps
     if not np.isfinite(body.unit_px).any():
         return "No person is found in the video."
     first = f"A person, {_framing(body, height)}, {_turn(body)} and {_stance(body, fps)}"
-    rest = list(dict.fromkeys(actions)) or [c for c in (_hand_clause(h, fps) for h in hands) if c]
+    rest = list(dict.fromkeys(a.strip().rstrip(".") for a in actions))
+    if len(rest) > _MAX_CLAUSES:
+        rest = [*rest[:_MAX_CLAUSES], "the garment is touched again in other ways"]
+    rest = rest or [c for c in (_hand_clause(h, fps) for h in hands) if c]
     if not rest:
         return f"{first}; the hands are not visible."
     text = ", then ".join(rest) if actions else ", ".join(rest)

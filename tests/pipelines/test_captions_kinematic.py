@@ -12,7 +12,7 @@ from pipelines.captions.kinematic import Evidence, caption_actions, hand_spans, 
 from pipelines.captions.settings import CaptionSettings, KinematicSettings, SmoothingSettings, SoftThreshold
 from pipelines.captions.spans import temporal_iou
 from pipelines.captions.tracks import HAND_COLUMNS, POSE_COLUMNS, GarmentRegion, build_tracks
-from pipelines.captions.wording import Movement, action_of, place_of, sentence
+from pipelines.captions.wording import Movement, action_of, describe, place_of, sentence
 from tests.pipelines.captions_scene import CENTRE, FPS, HEIGHT, PX, SHOULDER, WIDTH, person, raise_and_rub, tables
 
 STILL_CLOTH = CaptionSettings(kinematic=KinematicSettings(cloth_motion=False))
@@ -238,6 +238,19 @@ def test_what_the_hand_does_and_where_names_the_action(changes, action, text):
     movement = _movement(**changes)
     assert action_of(movement) == action
     assert sentence(action, "right", movement) == text
+
+
+def test_a_caption_of_the_whole_names_each_thing_once_and_not_too_many():
+    tracks = track(person(np.tile([0.0, 0.2], (30, 1))))
+    hands = list(tracks.hands.values())
+    twice = describe(tracks.body, hands, ["the left hand waves.", "the left hand waves"], HEIGHT, FPS)
+    assert twice.endswith("stands still. The left hand waves.")
+    many = describe(tracks.body, hands, [f"thing {i}" for i in range(9)], HEIGHT, FPS)
+    assert many.endswith(
+        "Thing 0, then thing 1, then thing 2, then thing 3, then the garment is touched again in other ways."
+    )
+    none = describe(tracks.body, hands, [], HEIGHT, FPS)
+    assert none.endswith("stands still. The right hand is held in front of the chest.")
 
 
 def test_both_hands_take_a_plural_verb():
