@@ -128,6 +128,7 @@ def judge_checkpoint(
     """Judges every captioned interaction of a checkpoint's try-on videos and replaces its rows of `isr_scores`.
 
     What keeps a judge from a verdict is a row with a null verdict and the reason; it does not count as a failure.
+    Where no video has a captioned interaction there are no rows, and the rate is None.
 
     Args:
         store: The lake.
@@ -139,7 +140,7 @@ def judge_checkpoint(
         on_verdict: Called with every row.
 
     Raises:
-        NothingToEvaluate: If there are no try-on videos, or none with a captioned interaction.
+        NothingToEvaluate: If there are no try-on videos of that checkpoint.
     """
     settings = settings or IsrSettings()
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
@@ -174,8 +175,6 @@ def judge_checkpoint(
             report.rows.append(row)
             if on_verdict:
                 on_verdict(row)
-    if not report.rows:
-        raise NothingToEvaluate(f"No try-on video of checkpoint {checkpoint_id} has a captioned interaction to judge")
     report.rates = rates([(r["action"], r["success"]) for r in report.rows], settings.confidence)
     table = pa.Table.from_pylist(report.rows, ISR_SCORES.schema)
     report.table_version = store.replace(ISR_SCORES, table, where, commit)

@@ -270,12 +270,9 @@ def newest_id(store: DeltaStore) -> str:
     """Identity of the newest checkpoint.
 
     Raises:
-        NothingToEvaluate: If there is none.
+        pipelines.checkpoints.train.CheckpointMissing: If none was trained yet.
     """
-    row = newest_checkpoint(store)
-    if row is None:
-        raise NothingToEvaluate("There is no checkpoint: materialise itryon_checkpoint first")
-    return row["checkpoint_id"]
+    return newest_checkpoint(store)["checkpoint_id"]
 
 
 def source_uris(store: DeltaStore) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""The video autoencoder: a nano `AutoencoderKLWan` with committed weights, and how it was trained."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKLWan
+
+NANO_VAE_DIR = Path(__file__).parent / "nano"
+"""Diffusers folder with the nano autoencoder."""
+
+
+@lru_cache(maxsize=1)
+def nano_vae_digest() -> str:
+    """SHA-256 over configuration and weights of the nano autoencoder, 64 hex digits: part of every latent's key."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        digest.update((NANO_VAE_DIR / name).read_bytes())
+    return digest.hexdigest()
+
+
+def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> AutoencoderKLWan:
+    """The nano autoencoder, frozen and in evaluation mode.
+
+    Takes and gives `[B, 3, 4n + 1, 8h, 8w]` in [-1, 1]; latents are `[B, 16, n + 1, h, w]`, to be standardised with
+    `config.latents_mean` and `config.latents_std` as diffusers' Wan pipelines do.
+
+    Args:
+        device: Where it should be.
+        dtype: Weight type; float32 by default. They are stored as float16.
+    """
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    from models.vae.whole_clip import channels_last
+
+    vae = AutoencoderKLWan.from_pretrained(NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True)
+    return channels_last(vae).to(device).eval().requires_grad_(False)

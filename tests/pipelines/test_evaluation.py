@@ -1,0 +1,297 @@
+"""Paired metrics against independent computations, and the interaction success rate from a lake with known truth."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from models.features.lpips import LPIPS
+from models.judges.base import Judge, JudgeRequest, Verdict
+from pipelines.arrays import encode_mask
+from pipelines.checkpoints.train import CheckpointMissing
+from pipelines.evaluation.isr import OVERALL, judge_checkpoint, make_judge, rates
+from pipelines.evaluation.metrics import (
+    NothingToEvaluate,
+    PairedMeter,
+    evaluate_checkpoint,
+    evaluate_folders,
+)
+from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.schemas import (
+    AGNOSTIC_MASKS,
+    CAPTIONS,
+    HANDS,
+    ISR_SCORES,
+    POSE,
+    TRYON_VIDEOS,
+    VIDEO_METRICS,
+    VIDEOS,
+    TableSpec,
+)
+from pipelines.video import VideoReader, VideoWriter
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def write(path: Path, frames: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, fps=15, width=frames.shape[2], height=frames.shape[1]) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+def clip(count: int = 12, height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    still = gaussian_filter(rng.uniform(0, 255, (height, width + 3 * count, 3)), (3, 3, 0)) * 3 - 250
+    return np.stack([np.clip(still[:, 3 * t : 3 * t + width], 0, 255) for t in range(count)]).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def lpips() -> LPIPS:
+    torch.manual_seed(0)
+    return LPIPS("alex")
+
+
+@pytest.fixture(scope="module")
+def meter(lpips: LPIPS) -> PairedMeter:
+    return PairedMeter(EvaluationSettings(batch_frames=5), lpips)
+
+
+def frames_of(path: Path) -> np.ndarray:
+    with VideoReader(path) as reader:
+        return np.stack([f.rgb for f in reader.frames()])
+
+
+def ssim_numpy(a: np.ndarray, b: np.ndarray) -> float:
+    """Wang et al. 2004 with a Gaussian window of sigma 1.5 and 11 taps, pictures mirrored at their edges."""
+    a, b = a / 255.0, b / 255.0
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return gaussian_filter(x, (1.5, 1.5, 0), truncate=5 / 1.5, mode="mirror")
+
+    mu_a, mu_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2, mean(a * b) - mu_a * mu_b
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+    return float(ssim.mean())
+
+
+def test_ssim_and_lpips_equal_independent_computations(tmp_path: Path, meter: PairedMeter, lpips: LPIPS) -> None:
+    noisy = np.clip(clip() + np.random.default_rng(1).normal(0, 20, clip().shape), 0, 255).astype(np.uint8)
+    result, truth = write(tmp_path / "a.mp4", noisy), write(tmp_path / "b.mp4", clip())
+    ssim, distance = meter.compare(result, truth)
+    a, b = frames_of(result), frames_of(truth)
+    assert ssim.value == pytest.approx(np.mean([ssim_numpy(x, y) for x, y in zip(a, b)]), abs=2e-4)
+    tensors = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (a, b)]
+    assert distance.value == pytest.approx(float(lpips(*tensors).mean()), abs=1e-5)
+    assert ssim.num_samples == distance.num_samples == 12
+    assert distance.network == "lpips-alex" and ssim.network == ""
+
+
+def test_equal_videos_are_perfect_and_offset_is_respected(tmp_path: Path, meter: PairedMeter) -> None:
+    whole = write(tmp_path / "whole.mp4", clip(20))
+    part = write(tmp_path / "part.mp4", clip(20)[6:14])
+    ssim, lpips = meter.compare(whole, whole)
+    assert ssim.value == pytest.approx(1, abs=1e-6) and lpips.value == pytest.approx(0, abs=1e-7)
+    right = meter.compare(part, whole, start=6, count=8)[0]
+    wrong = meter.compare(part, whole, start=5, count=8)[0]
+    assert right.value > 0.94 and right.value > wrong.value + 0.05
+
+
+def test_other_lengths_and_damage_are_null_with_the_reason(tmp_path: Path, meter: PairedMeter) -> None:
+    long, short = write(tmp_path / "long.mp4", clip(12)), write(tmp_path / "short.mp4", clip(9))
+    assert meter.compare(short, long)[0].value is None
+    assert "fewer frames" in meter.compare(short, long)[0].reason
+    assert "more frames" in meter.compare(long, short)[1].reason
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    assert "cannot be read" in meter.compare(tmp_path / "bad.mp4", long)[0].reason
+
+
+def test_other_sizes_are_compared_at_the_size_of_the_result(tmp_path: Path, meter: PairedMeter) -> None:
+    big = clip(6, 128, 192)
+    small = big.reshape(6, 64, 2, 96, 2, 3).mean((2, 4)).round().astype(np.uint8)
+    value = meter.compare(write(tmp_path / "s.mp4", small), write(tmp_path / "b.mp4", big))[0].value
+    assert value > 0.85
+
+
+def test_folders_pair_by_name(tmp_path: Path, meter: PairedMeter) -> None:
+    for folder in ("ours", "theirs"):
+        write(tmp_path / folder / "one.mp4", clip(6))
+    write(tmp_path / "ours" / "two.mp4", clip(6))
+    report = evaluate_folders(tmp_path / "ours", tmp_path / "theirs", meter=meter)
+    assert report.videos["one"][0].value == pytest.approx(1, abs=1e-6)
+    assert "no two" in report.videos["two"][0].reason
+    whole = {m.metric: m for m in report.whole}
+    assert whole["ssim"].num_samples == 1
+    assert whole["fvd_unpaired"].value is None and "VideoMAE" in whole["fvd_unpaired"].reason
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NothingToEvaluate, match="no file name in common"):
+        evaluate_folders(tmp_path / "empty", tmp_path / "theirs", meter=meter)
+
+
+def put(store: DeltaStore, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
+    full = [{f.name: None for f in spec.schema} | row for row in rows]
+    where = {c: full[0][c] for c in spec.partition_by}
+    store.replace(spec, pa.Table.from_pylist(full, spec.schema), where, Commit())
+
+
+@pytest.fixture
+def tryon_lake(lake: DeltaStore, tmp_path: Path) -> DeltaStore:
+    """A source of 30 frames; frames 5 to 25 of it dressed, paired and unpaired, and one that failed."""
+    frames = clip(30)
+    source = lake.blobs.put_file(write(tmp_path / "source.mp4", frames))
+    result = lake.blobs.put_file(write(tmp_path / "result.mp4", frames[5:25]))
+    video = {"batch": "b", "video_id": "v", "fingerprint": "f"}
+    put(lake, VIDEOS, [video | {"source_path": "source.mp4", "uri": source, "status": "ok"}])
+    tryon = {"checkpoint_id": "c", "video_id": "v", "garment_id": "g", "start_frame": 5, "num_frames": 20}
+    tryon |= {"record": "{}", "created_at": NOW, "status": "ok", "uri": result}
+    put(
+        lake,
+        TRYON_VIDEOS,
+        [
+            tryon | {"tryon_id": "paired", "paired": True},
+            tryon | {"tryon_id": "unpaired", "paired": False},
+            tryon | {"tryon_id": "failed", "paired": True, "uri": None, "status": "error", "reason": "no person"},
+        ],
+    )
+    caption = video | {"kind": "action", "action": "adjust_hem", "text": "Lifts the hem.", "confidence": 1.0}
+    caption |= {"source": "studio"}
+    put(
+        lake,
+        CAPTIONS,
+        [
+            caption | {"start_frame": 10, "end_frame": 18},
+            caption | {"start_frame": 0, "end_frame": 4},
+            caption | {"kind": "global", "action": None, "start_frame": 0, "end_frame": 30},
+        ],
+    )
+    mask = np.zeros((64, 96), np.uint8)
+    mask[20:60, 30:70] = 1
+    region = {"mask": encode_mask(mask), "height": 64, "width": 96, "area_fraction": 0.3}
+    region |= {"category": "upper_body", "source": "geometric"}
+    put(lake, AGNOSTIC_MASKS, [video | region | {"frame": f} for f in range(30)])
+    points = [{"x_px": 40.0 + i % 5, "y_px": 30.0 + i // 5} for i in range(21)]
+    hand = video | {"handedness": "left", "score": 0.9, "keypoints_2d": points, "keypoints_3d": [], "mesh_pose": []}
+    hand |= {"mesh_shape": [], "mesh_translation": {}, "camera": {}, "mesh_topology": "cc0_hand"}
+    hand |= {"reprojection_error_px": 0.0, "source": "studio", "interpolated": False}
+    put(lake, HANDS, [hand | {"frame": f} for f in range(9, 20)])
+    landmarks = [{"x_px": float(i), "y_px": 2.0 * i, "z": 0.0, "visibility": 1.0} for i in range(33)]
+    pose = video | {"time_s": 0.0, "detected": True, "landmarks": landmarks}
+    put(lake, POSE, [pose | {"frame": f} for f in range(30)])
+    return lake
+
+
+def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: PairedMeter) -> None:
+    evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("run"), meter=meter)
+    evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("again"), meter=meter)
+    rows = {(r["tryon_id"], r["metric"]): r for r in tryon_lake.read(VIDEO_METRICS).to_pylist()}
+    assert len(rows) == 3 * 2 + 2 + 6 == tryon_lake.read(VIDEO_METRICS).num_rows
+    assert rows["paired", "ssim"]["value"] > 0.94
+    assert rows["paired", "ssim"]["num_samples"] == 20
+    assert rows["paired", "ssim"]["run_id"] == "again"
+    assert "unpaired" in rows["unpaired", "lpips"]["reason"]
+    assert "no person" in rows["failed", "lpips"]["reason"]
+    assert rows["", "ssim"]["value"] == rows["paired", "ssim"]["value"]
+    assert rows["", "ssim"]["video_id"] is None and rows["", "ssim"]["num_samples"] == 1
+    assert rows["", "vfid_i3d_paired"]["value"] is None
+    with pytest.raises(NothingToEvaluate, match="no try-on videos"):
+        evaluate_checkpoint(tryon_lake, checkpoint_id="other", meter=meter)
+    with pytest.raises(CheckpointMissing):
+        evaluate_checkpoint(tryon_lake, meter=meter)
+
+
+class Recorder(Judge):
+    """Says yes, and keeps what it was asked."""
+
+    name = "recorder 1"
+    picture_height = 32
+
+    def __init__(self) -> None:
+        self.requests: list[JudgeRequest] = []
+
+    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
+        return np.arange(start, end, 2)
+
+    def judge(self, request: JudgeRequest) -> Verdict:
+        self.requests.append(request)
+        if len(self.requests) == 2:
+            raise RuntimeError("broken")
+        return Verdict(True, 0.8, "seen", [True], 10, 2)
+
+
+def test_judge_sees_the_same_frames_of_source_and_result(tryon_lake: DeltaStore) -> None:
+    judge = Recorder()
+    report = judge_checkpoint(tryon_lake, checkpoint_id="c", judge=judge)
+    request = judge.requests[0]
+    # Frames 10 to 18 of the source are 5 to 13 of the result, which starts at frame 5.
+    assert (request.start, request.end) == (5, 13)
+    assert request.frames.tolist() == [5, 7, 9, 11]
+    assert request.result.shape == (4, 32, 48, 3)
+    assert np.abs(request.result.astype(int) - request.source).mean() < 6
+    # Half size: the region's rows 20 to 60 become 10 to 30.
+    assert request.region[0].any(1).nonzero()[0][[0, -1]].tolist() == [10, 29]
+    assert request.hands[0]["left"][7].tolist() == [21.0, 15.5]
+    assert request.torso[0].tolist() == [[i / 2, i] for i in (11, 12, 23, 24)]
+    table = tryon_lake.read(ISR_SCORES).to_pylist()
+    by_id = {r["tryon_id"]: r for r in table if r["start_frame"] == 10}
+    assert by_id["paired"]["success"] is not None or by_id["unpaired"]["success"] is not None
+    judged = [r for r in table if r["success"]]
+    assert len(judged) == 1 and judged[0]["votes"] == [True] and judged[0]["judge"] == "recorder 1"
+    assert any("RuntimeError: broken" in r["rationale"] for r in table)
+    assert "no person" in by_id["failed"]["rationale"]
+    overall = report.rates[0]
+    assert (overall.action, overall.successes, overall.judged) == (OVERALL, 1, 1)
+    assert overall.unanswered == len(table) - 1
+    assert json.dumps(report.rates[0].__dict__)
+
+
+def test_embedded_judge_runs_on_the_lake(tryon_lake: DeltaStore) -> None:
+    report = judge_checkpoint(tryon_lake, IsrSettings(), checkpoint_id="c")
+    assert report.judge == make_judge(IsrSettings()).name
+    assert all(r["rationale"] for r in report.rows)
+    assert not any("Error" in r["rationale"] for r in report.rows)
+
+
+def test_nothing_to_judge_says_so(tryon_lake: DeltaStore) -> None:
+    with pytest.raises(NothingToEvaluate, match="no try-on videos"):
+        judge_checkpoint(tryon_lake, checkpoint_id="other")
+
+
+def test_no_interaction_leaves_the_rate_open(tryon_lake: DeltaStore) -> None:
+    judge_checkpoint(tryon_lake, checkpoint_id="c", judge=Recorder())
+    assert tryon_lake.read(ISR_SCORES).num_rows
+    tryon_lake.replace(CAPTIONS, CAPTIONS.schema.empty_table(), {"batch": "b"}, Commit())
+    report = judge_checkpoint(tryon_lake, checkpoint_id="c", judge=Recorder())
+    assert report.rates[0].rate is None and report.rates[0].judged == 0
+    assert tryon_lake.read(ISR_SCORES).num_rows == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["adjust_hem", "roll_sleeve"]), st.sampled_from([True, False, None]))))
+def test_rates_count_every_verdict_once_and_lie_in_their_interval(verdicts: list[tuple[str, bool | None]]) -> None:
+    found = rates(verdicts)
+    assert found[0].action == OVERALL
+    assert found[0].judged + found[0].unanswered == len(verdicts)
+    assert sum(r.judged for r in found[1:]) == found[0].judged
+    for r in found:
+        if r.rate is None:
+            assert r.judged == 0 and r.low is None
+            continue
+        assert 0 <= r.low <= r.rate + 1e-12 and r.rate - 1e-12 <= r.high <= 1
+        # Wilson's interval by its closed form at 95 %.
+        z, n, p = 1.959963984540054, r.judged, r.rate
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        assert r.low == pytest.approx(max(0, centre - half), abs=1e-9)
+        assert r.high == pytest.approx(min(1, centre + half), abs=1e-9)
