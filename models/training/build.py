@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,7 @@ _SIZE = (
 )
 
 
-def build_model(config: TrainConfig, encoder_digest: str) -> ITryOnTransformer3DModel:
+def build_model(config: TrainConfig, encoder_digest: str) -> Any:
     """The transformer at step 0, in float32.
 
     Args:
@@ -52,7 +53,7 @@ def build_model(config: TrainConfig, encoder_digest: str) -> ITryOnTransformer3D
     return model
 
 
-def load_weights(folder: Path, config: TrainConfig, state: TrainingState) -> ITryOnTransformer3DModel:
+def load_weights(folder: Path, config: TrainConfig, state: TrainingState) -> Any:
     """The transformer of the run's own checkpoint.
 
     Raises:
@@ -64,7 +65,7 @@ def load_weights(folder: Path, config: TrainConfig, state: TrainingState) -> ITr
     return model
 
 
-def _load(source: str, config: TrainConfig, overrides: dict) -> ITryOnTransformer3DModel:
+def _load(source: str, config: TrainConfig, overrides: dict) -> Any:
     folder = Path(source)
     local = folder.is_dir()
     if local and not (folder / "transformer").is_dir():
@@ -98,7 +99,7 @@ def _check_source(config: TrainConfig, state: TrainingState, encoder_digest: str
         )
 
 
-def _check_size(config: TrainConfig, model: ITryOnTransformer3DModel, arguments: dict) -> None:
+def _check_size(config: TrainConfig, model: Any, arguments: dict) -> None:
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
     differs = [
         f"{k} {found} instead of {plain[k]}"

@@ -147,7 +147,7 @@ class Checkpoints:
     def save(
         self,
         state: TrainingState,
-        model: torch.nn.Module,
+        model: Any,
         optimizer: torch.optim.Optimizer,
         ema: EMAModel | None,
         metrics: list[dict[str, Any]],

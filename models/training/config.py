@@ -25,70 +25,77 @@ class TrainConfig(BaseModel):
     manifest: str = Field(description="Parquet file of a training set: one row a clip, in the columns of table clips")
     blob_root: str = Field(description="Folder or URI below which the manifest's blob URIs lie (the lake root)")
     output_dir: str = Field(description="Folder for checkpoints, metrics and the final model")
-    training_set_id: str = Field("", description="Digest of the training set, recorded in the checkpoint")
-    split: str = Field("train", description="Rows of the manifest to train on")
+    training_set_id: str = Field(default="", description="Digest of the training set, recorded in the checkpoint")
+    split: str = Field(default="train", description="Rows of the manifest to train on")
 
     # Model
-    preset: Literal["nano", "1.3b", "14b"] = Field("nano", description="Size of the transformer")
+    preset: Literal["nano", "1.3b", "14b"] = Field(default="nano", description="Size of the transformer")
     model: dict[str, Any] = Field(
         default_factory=dict, description="Transformer settings that replace those of the preset"
     )
     init_from: str | None = Field(
-        None,
+        default=None,
         description="Checkpoint to start from: a folder that holds transformer/, or a Hub model id such as "
         "Wan-AI/Wan2.1-VACE-1.3B-diffusers; random weights by default",
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass")
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
 
     # Guidance: the paper's three modules
-    use_hands: bool = Field(True, description="Feed the rendered hand video to the Interaction Guider")
+    use_hands: bool = Field(default=True, description="Feed the rendered hand video to the Interaction Guider")
     use_action_captions: bool = Field(
-        True, description="Feed time-stamped action captions; otherwise every segment has the empty caption (stage 1)"
+        default=True,
+        description="Feed time-stamped action captions; otherwise each segment has the empty one (stage 1)",
     )
-    lambda_action: float = Field(0.5, ge=0, description="Weight of the action-consistency term (paper: 0.5)")
+    lambda_action: float = Field(default=0.5, ge=0, description="Weight of the action-consistency term (paper: 0.5)")
     action_loss_reduction: Literal["as_written", "mean_over_mask"] = Field(
-        "as_written",
+        default="as_written",
         description="Mean of the action term over all elements, as the paper writes it, or inside the mask",
     )
 
     # Condition dropout, for classifier-free guidance at inference
-    caption_dropout: float = Field(0.1, ge=0, le=1, description="Share of samples with the empty global caption")
-    action_dropout: float = Field(0.1, ge=0, le=1, description="Share of samples with empty action captions")
-    hand_dropout: float = Field(0.1, ge=0, le=1, description="Share of samples without hands")
+    caption_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples with an empty global caption")
+    action_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples with empty action captions")
+    hand_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples without hands")
     reference_dropout: float = Field(
-        0.0, ge=0, le=1, description="Share of batches without garment reference (sequence length changes per batch)"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of batches without garment reference",
     )
 
     # Flow matching
     timestep_sampling: Literal["uniform", "logit_normal"] = Field(
-        "logit_normal", description="Density of the noise level before the shift"
+        default="logit_normal", description="Density of the noise level before the shift"
     )
-    flow_shift: float = Field(3.0, gt=0, description="Shift of the noise schedule; use the same at inference")
+    flow_shift: float = Field(default=3.0, gt=0, description="Shift of the noise schedule; use the same at inference")
 
     # Optimisation
     steps: int = Field(gt=0, description="Optimiser steps")
-    batch_size: int = Field(1, gt=0, description="Clips a step and process")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches a step")
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate")
-    lr_schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="After the warm-up")
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    adam_beta1: float = Field(0.9, gt=0, lt=1, description="AdamW beta 1")
-    adam_beta2: float = Field(0.99, gt=0, lt=1, description="AdamW beta 2")
-    grad_clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; none without limit")
+    batch_size: int = Field(default=1, gt=0, description="Clips a step and process")
+    gradient_accumulation_steps: int = Field(default=1, gt=0, description="Batches a step")
+    learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate")
+    lr_schedule: Literal["constant", "cosine", "linear"] = Field(default="constant", description="After the warm-up")
+    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay")
+    adam_beta1: float = Field(default=0.9, gt=0, lt=1, description="AdamW beta 1")
+    adam_beta2: float = Field(default=0.99, gt=0, lt=1, description="AdamW beta 2")
+    grad_clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; none without limit")
     ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="Decay of the averaged weights that are exported; none exports the last weights"
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of the exported average of weights; none exports the last weights",
     )
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="Arithmetic; weights and optimiser stay in fp32")
-    seed: int = Field(0, ge=0, description="Seed of weights, order, noise and dropout")
+    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="Arithmetic; weights stay in fp32")
+    seed: int = Field(default=0, ge=0, description="Seed of weights, order, noise and dropout")
 
     # Process
-    device: Literal["auto", "cpu"] = Field("auto", description="auto takes an accelerator where there is one")
-    threads: int | None = Field(None, ge=1, description="CPU threads; another number changes the last bits of a sum")
-    num_workers: int = Field(0, ge=0, description="Loader processes; 0 reads in the training process")
-    log_every: int = Field(10, gt=0, description="Steps between reports")
-    checkpoint_every: int = Field(500, gt=0, description="Steps between checkpoints")
-    keep_last: int = Field(2, gt=0, description="Step checkpoints kept")
+    device: Literal["auto", "cpu"] = Field(default="auto", description="auto takes an accelerator where there is one")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; another number changes last bits")
+    num_workers: int = Field(default=0, ge=0, description="Loader processes; 0 reads in the training process")
+    log_every: int = Field(default=10, gt=0, description="Steps between reports")
+    checkpoint_every: int = Field(default=500, gt=0, description="Steps between checkpoints")
+    keep_last: int = Field(default=2, gt=0, description="Step checkpoints kept")
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainConfig:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
@@ -98,7 +98,8 @@ class ClipEncoders:
             self.vae = vae.to(device).eval().requires_grad_(False)
         if settings.text_encoder == "minilm":
             encoder = minilm.TextEncoder(device=device)
-            self._tokenizer, self._text_model = encoder.tokenizer, encoder.model
+            self._tokenizer: Any = encoder.tokenizer
+            self._text_model: Any = encoder.model
             self.caption_length = minilm.MAX_LENGTH
         else:
             self._tokenizer, self._text_model = umt5.load_umt5(settings.text_encoder, local_files_only=True)

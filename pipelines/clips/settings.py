@@ -12,34 +12,36 @@ CODE_VERSION = "1"
 class ClipsSettings(BaseModel):
     """How training windows are cut and encoded."""
 
-    num_frames: int = Field(17, ge=5, description="Frames of a window, 4n + 1 (the VAE's temporal stride)")
-    frame_stride: int = Field(1, ge=1, description="Source frames per window frame")
+    num_frames: int = Field(default=17, ge=5, description="Frames of a window, 4n + 1 (the VAE's temporal stride)")
+    frame_stride: int = Field(default=1, ge=1, description="Source frames per window frame")
     step_frames: int = Field(
-        8, ge=1, description="Source frames between the starts of neighbouring windows, at most a window's length"
+        default=8,
+        ge=1,
+        description="Source frames between starts of neighbouring windows, at most a window's length",
     )
-    max_windows: int = Field(8, ge=1, description="Most windows of one video")
+    max_windows: int = Field(default=8, ge=1, description="Most windows of one video")
     interaction_share: float = Field(
-        0.6,
+        default=0.6,
         ge=0,
         le=1,
         description="Share of windows with an interaction, where a video has more windows than max_windows",
     )
     sizes: list[tuple[int, int]] = Field(
-        [(128, 96), (96, 128)],
+        default=[(128, 96), (96, 128)],
         min_length=1,
         description="Height and width of the buckets, pixels; a video goes to the one nearest in aspect ratio",
     )
     vae: str = Field(
-        "nano",
+        default="nano",
         description="nano (embedded), or the folder of a Wan2.1 checkpoint in diffusers layout",
     )
     text_encoder: str = Field(
-        "minilm",
+        default="minilm",
         description="minilm (embedded), or the folder of a Wan2.1 checkpoint, for its UMT5",
     )
 
     vae_precision: Literal["bf16", "fp32"] = Field(
-        "bf16",
+        default="bf16",
         description="Arithmetic of the VAE; latents are stored in bf16 anyway",
     )
 
