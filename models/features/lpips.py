@@ -60,6 +60,9 @@ class LPIPS(nn.Module):
             network with random weights, for tests of its shape only.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, net: Network = "alex", weights: Path | None = None):
         super().__init__()
         self.net: Network = net

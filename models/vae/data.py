@@ -48,7 +48,7 @@ def read_clip(path: Path, short_side: int, max_frames: int) -> np.ndarray:
     frames: list[np.ndarray] = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            picture = frame.to_ndarray(format="rgb24")
+            picture: np.ndarray = frame.to_ndarray(format="rgb24")
             scale = short_side / min(picture.shape[:2])
             if scale < 1:
                 size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))

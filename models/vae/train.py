@@ -180,7 +180,8 @@ def initialise(vae: AutoencoderKLWan) -> None:
     for name, module in vae.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
             if module.weight.ndim == 5 and module.weight.shape[2:] == (3, 3, 3):
                 with torch.no_grad():
                     module.weight[:, :, :2] *= 0.3
@@ -260,7 +261,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path(".vae-training"), help="folder for state and log")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the network")
     for name, field in VaeTrainingSettings.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=field.annotation, help=field.description)
+        kind = float if field.annotation is float else int
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=field.description)
     args = parser.parse_args(argv)
     chosen = {n: v for n in VaeTrainingSettings.model_fields if (v := getattr(args, n)) is not None}
     settings = VaeTrainingSettings(**chosen)

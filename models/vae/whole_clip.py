@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanResample,
     WanResidualDownBlock,
     WanResidualUpBlock,
+    WanUpBlock,
     patchify,
     unpatchify,
 )
@@ -81,7 +82,7 @@ def _down(layer: nn.Module, x: Tensor) -> Tensor:
     return _resample(layer, x) if isinstance(layer, WanResample) else layer(x)
 
 
-def _up(block: nn.Module, x: Tensor) -> Tensor:
+def _up(block: WanUpBlock | WanResidualUpBlock, x: Tensor) -> Tensor:
     source = x
     for resnet in block.resnets:
         x = resnet(x)

@@ -126,7 +126,8 @@ class PairedMeter:
                 width = self.settings.width or batch[0][0].rgb.shape[1]
                 a = self._tensor([p[0].rgb for p in batch], height, width)
                 b = self._tensor([p[1].rgb for p in batch], height, width)
-                ssim += structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(-1).tolist()
+                similarity = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+                ssim += torch.as_tensor(similarity).reshape(-1).tolist()
                 with torch.inference_mode():
                     lpips += self._lpips(2 * a - 1, 2 * b - 1).tolist()
         if not ssim:

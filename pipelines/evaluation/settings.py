@@ -29,6 +29,6 @@ class IsrSettings(BaseModel):
         "kinematic", description="kinematic (embedded, by optical flow) or vlm (a vision-language endpoint)"
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the interval around the rate")
-    kinematic: KinematicJudgeSettings = Field(KinematicJudgeSettings(), description="The embedded judge")
-    vlm: VlmJudgeSettings = Field(VlmJudgeSettings(), description="The vision-language judge")
-    endpoint: ChatSettings = Field(ChatSettings(), description="Where the vision-language model answers")
+    kinematic: KinematicJudgeSettings = Field(default_factory=KinematicJudgeSettings, description="The embedded judge")
+    vlm: VlmJudgeSettings = Field(default_factory=VlmJudgeSettings, description="The vision-language judge")
+    endpoint: ChatSettings = Field(default_factory=ChatSettings, description="Where the vision-language model answers")
