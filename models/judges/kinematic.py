@@ -6,7 +6,8 @@ out, and the colour of the cloth next to the hand's path is compared with what i
 the change of the cloth away from the hand is taken, which is lighting, breathing and flicker of the generator. The
 source shows the same interaction in another garment: the result should change at the same times and places.
 
-Limits: cloth without any texture or edge can slide unseen; and a change that the source's garment shows but that the
+Limits: where the source's cloth does not change visibly either (a hand that rubs a plain shirt) there is no verdict;
+cloth without any texture or edge can slide unseen; and a change that the source's garment shows but that the
 new garment cannot have (a zip on a pullover) counts as a failure.
 """
 
@@ -89,13 +90,12 @@ class KinematicJudge(Judge):
         reference = source.amplitude(later)
         done = _half_at(amplitude, s.change)
         words = f"cloth next to the hand changes by {amplitude:.3f} beyond the rest (source {reference:.3f})"
-        if reference >= s.change:
-            agreement, in_time, in_place = _agreement(result, source)
-            score = float(np.sqrt(done * _half_at(agreement, s.agreement)))
-            words += f"; agrees with the source in time {in_time:.2f} and place {in_place:.2f}"
-        else:
-            score = done
-            words += "; the source's cloth hardly changes, so only the amount was judged"
+        if not reference >= s.change:
+            # A hand that rubs plain cloth changes nothing one can see, so there is nothing the result could fail at.
+            return Verdict(None, None, f"{words}: the source shows too little to tell, no verdict")
+        agreement, in_time, in_place = _agreement(result, source)
+        score = float(np.sqrt(done * _half_at(agreement, s.agreement)))
+        words += f"; agrees with the source in time {in_time:.2f} and place {in_place:.2f}"
         success = bool(score >= 0.5)
         return Verdict(success, score, words, [success])
 

@@ -122,6 +122,14 @@ def test_change_at_the_wrong_place_is_a_failure() -> None:
     assert verdict.success is False, verdict.rationale
 
 
+def test_source_that_shows_nothing_is_no_verdict() -> None:
+    source, region, hands, torso = scene(None, SOURCE_COLOUR)
+    for result in (source, scene((START, END), RESULT_COLOUR, seed=4)[0]):
+        verdict = KinematicJudge().judge(request(result, source, region, hands, torso))
+        assert verdict.success is None and verdict.score is None
+        assert "too little to tell" in verdict.rationale
+
+
 def test_no_hand_is_no_verdict() -> None:
     source, region, _, torso = scene((START, END), SOURCE_COLOUR)
     verdict = KinematicJudge().judge(request(source, source, region, [{} for _ in range(FRAMES)], torso))
