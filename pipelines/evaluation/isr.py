@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import decode_mask
+from pipelines.captions.stage import vlm_cache
 from pipelines.evaluation.metrics import NothingToEvaluate, newest_id, source_uris
 from pipelines.evaluation.settings import CODE_VERSION, IsrSettings
 from pipelines.store import Commit, DeltaStore
@@ -136,7 +137,7 @@ def judge_checkpoint(
         checkpoint_id: Checkpoint; the newest by default.
         commit: Provenance.
         judge: A judge, in place of the settings'.
-        cache_dir: Folder for a language model's answers.
+        cache_dir: Folder for a language model's answers; by default the one that captions use too.
         on_verdict: Called with every row.
 
     Raises:
@@ -149,7 +150,8 @@ def judge_checkpoint(
     tryons = store.read(TRYON_VIDEOS, where=where).to_pylist()
     if not tryons:
         raise NothingToEvaluate(f"Checkpoint {checkpoint_id} has no try-on videos: materialise tryon_videos first")
-    judge = judge or make_judge(settings, cache_dir)
+    if judge is None:
+        judge = make_judge(settings, cache_dir or vlm_cache(str(store.root)))
     report = IsrReport(checkpoint_id, judge.name)
     sources = source_uris(store)
     batches = {v["video_id"]: v["batch"] for v in store.read(VIDEOS, ["batch", "video_id"]).to_pylist()}
