@@ -109,16 +109,15 @@ class TrainConfig(BaseModel):
         return {k: (v, theirs[k]) for k, v in mine.items() if k not in _FREE_ON_RESUME and v != theirs[k]}
 
 
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML or JSON file; `overrides` win over it.
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Fields of a YAML or JSON file, as written.
 
     Args:
         path: A file, or the name of a recipe in `models/training/configs` (`nano`).
-        overrides: Field name -> value.
 
     Raises:
         FileNotFoundError: There is neither such a file nor such a recipe.
-        ValueError: Not a mapping, or pydantic's message about a field.
+        ValueError: Not a mapping.
     """
     file = Path(path)
     if not file.is_file() and (recipe := CONFIG_FOLDER / f"{path}.yaml").is_file():
@@ -129,4 +128,14 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
     values = yaml.safe_load(file.read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a mapping of fields to values")
-    return TrainConfig(**{**values, **(overrides or {})})
+    return values
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read and check a configuration; `overrides` (field name -> value) win over what `read_recipe` finds.
+
+    Raises:
+        FileNotFoundError: There is neither such a file nor such a recipe.
+        ValueError: Not a mapping, or pydantic's message about a field.
+    """
+    return TrainConfig(**{**read_recipe(path), **(overrides or {})})

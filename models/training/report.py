@@ -39,7 +39,7 @@ class Reporter:
         self._bar: Progress | None = None
 
     def __enter__(self) -> Reporter:
-        if not self.quiet and self.pipes is None and sys.stderr.isatty():
+        if not self.quiet and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
@@ -60,11 +60,11 @@ class Reporter:
         """One line for the log."""
         if self.quiet:
             return
+        if self._bar:
+            self._bar.console.print(text)
         if self.pipes:
             self.pipes.log.info(text)
-        elif self._bar:
-            self._bar.console.print(text)
-        else:
+        elif not self._bar:
             log.info(text)
 
     def step(self, record: dict[str, float], log_now: bool) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from platformdirs import user_cache_path
 from pyarrow import fs
 
-from models.training.config import TrainConfig, load_config
+from models.training.config import TrainConfig, load_config, read_recipe
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
@@ -99,6 +99,9 @@ def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: Tra
     }
     if parent:
         overrides["init_from"] = str(checkpoint_folder(store, parent))
+    if settings.steps is not None:
+        # A short run keeps the recipe's shape: its warm-up must not be longer than a tenth of it.
+        overrides["warmup_steps"] = min(read_recipe(settings.recipe).get("warmup_steps", 0), settings.steps // 10)
     config = load_config(settings.recipe, overrides)
     content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _PATHS}
     parent_id = parent["checkpoint_id"] if parent else None

@@ -23,6 +23,10 @@ FAST = {
 }
 
 
+def failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [str(e.step_failure_data.error) for e in result.all_events if e.is_step_failure]
+
+
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory) -> DeltaStore:
     """A lake in which job `everything` ran on one good clip and two bad files."""
@@ -49,7 +53,7 @@ def lake(tmp_path_factory) -> DeltaStore:
     store.ensure_tables()
     land(source, store, "b1")
     result = run_job("everything", batch="b1", resources=FAST)
-    assert result.success
+    assert result.success, failures(result)
     yield store
     patch.undo()
 
@@ -84,7 +88,7 @@ def test_a_second_run_writes_nothing_but_reports(lake):
     names = ("videos", "pose", "hands", "agnostic_masks", "captions", "clips", "training_sets", "checkpoints")
     before = {n: lake.version(TABLES[n]) for n in names}
     result = run_job("everything", batch="b1", resources=FAST)
-    assert result.success
+    assert result.success, failures(result)
     assert {n: lake.version(TABLES[n]) for n in names} == before
     versions = {}
     for event in result.get_asset_materialization_events():
@@ -118,8 +122,7 @@ def test_a_batch_without_usable_video_stops_at_its_check(lake, tmp_path):
 def test_an_unknown_batch_fails_with_what_to_do(lake):
     result = run_job("annotate", batch="nobody", assets=["pose"])
     assert not result.success
-    failure = next(e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE)
-    assert "ingest it first" in str(failure.step_failure_data)
+    assert "ingest it first" in failures(result)[0]
 
 
 def test_the_command_line(lake, tmp_path):
