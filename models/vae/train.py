@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from platformdirs import user_cache_path
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -258,7 +259,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, required=True, help="time for this call")
     parser.add_argument("--out", type=Path, required=True, help="folder for configuration and weights")
-    parser.add_argument("--work", type=Path, default=Path(".vae-training"), help="folder for state and log")
+    work = user_cache_path("itryon") / "vae-training"
+    parser.add_argument("--work", type=Path, default=work, help="folder for state and log")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the network")
     for name, field in VaeTrainingSettings.model_fields.items():
         kind = float if field.annotation is float else int
