@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Idle OpenMP threads sleep: spinning ones slow their neighbours down.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup weights demo test bench lint format ui snapshots clean
 

@@ -28,7 +28,7 @@ def upstream_of(asset: str) -> list[str]:
     if key not in graph.get_all_asset_keys():
         known = ", ".join(sorted(k.to_user_string() for k in graph.get_all_asset_keys()))
         raise LookupError(f"there is no asset {asset!r}; assets: {known}")
-    selection = dg.AssetSelection.assets(key).upstream()
+    selection = dg.AssetSelection.assets(key).upstream().required_multi_asset_neighbors()
     return [k.to_user_string() for k in selection.resolve(graph)]
 
 

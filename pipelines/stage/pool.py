@@ -164,6 +164,8 @@ def _start_worker(parent: int, ticks: Any, threads: int) -> None:
     global _ticks
     _ticks = ticks
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Spinning threads burn the core that another worker needs: on a busy machine encoding clips took 110 s, not 3.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
     def watch() -> None:
         # A killed parent cannot stop its workers; without this they would go on with hours of video.
