@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,19 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines.arrays import decode_mask, record_batch
+from pipelines.arrays import record_batch
 from pipelines.clips.encoders import ClipEncoders, encoder_digest, encoder_weights
+from pipelines.clips.garments import WORN, garment_photo, worn_garment
 from pipelines.clips.settings import CODE_VERSION, ClipsSettings
 from pipelines.clips.windows import Window, choose_windows, cut_windows, far_frame, nearest_size
 from pipelines.stage import Stage, VideoTask, digest
 from pipelines.store.schemas import CLIPS, GARMENTS
-from pipelines.video import VideoReader
 
 if TYPE_CHECKING:
     import torch
-
-WORN = "worn-"
-"""Prefix of the garment_id of a reference that was cut out of the video itself: `worn-<video_id>`."""
 
 
 class ClipsStage(Stage):
@@ -222,7 +218,7 @@ class _Source:
         if frame is None:
             raise ValueError("No frame of the video shows a garment: the agnostic mask is empty throughout")
         if frame not in self._references:
-            image, mask = self._worn(frame)
+            image, mask = worn_garment(task.store, task.row, frame)
             self._encoded(frame, image, mask, size, encoders, task)
         return f"{WORN}{task.video_id}", self._references[frame]
 
@@ -249,10 +245,6 @@ class _Source:
     @cached_property
     def _photo(self) -> tuple[str, np.ndarray, np.ndarray | None] | None:
         """The garment's id, photo and mask, where the lake has a usable photo of it."""
-        from PIL import Image
-
-        from pipelines.ingest.garments import read_photo
-
         garment_id, store = self._task.row["garment_id"], self._task.store
         if not garment_id:
             return None
@@ -261,19 +253,8 @@ class _Source:
         rows.sort(key=lambda r: (r["batch"] != self._task.row["batch"], r["batch"]))
         if not rows:
             return None
-        image, _ = read_photo(str(store.blobs.local_path(rows[0]["uri"])))
-        mask = None
-        if rows[0]["mask_uri"]:
-            mask = np.asarray(Image.open(io.BytesIO(store.blobs.read_bytes(rows[0]["mask_uri"]))).convert("L")) > 127
+        image, mask = garment_photo(store, rows[0])
         return garment_id, image, mask
-
-    def _worn(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        from pipelines.ingest.segmentation import garment_from_worn
-
-        row = next(r for r in self.masks.to_pylist() if r["frame"] == frame)
-        with VideoReader(self._task.path) as reader:
-            rgb = next(iter(reader.frames(start=frame, stop=frame + 1))).rgb
-        return garment_from_worn(rgb, decode_mask(row["mask"], row["height"], row["width"]))
 
 
 def _pack(tensors: Mapping[str, torch.Tensor]) -> bytes:

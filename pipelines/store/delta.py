@@ -55,6 +55,8 @@ class Commit:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
     return "'" + str(value).replace("'", "''") + "'"
 
 

@@ -13,15 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pyarrow as pa
 
-from pipelines.arrays import decode_mask
 from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, newest_checkpoint
-from pipelines.clips.stage import WORN
-from pipelines.ingest.garments import read_photo
-from pipelines.ingest.segmentation import garment_from_worn
+from pipelines.clips.garments import WORN, garment_photo, worn_garment
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import (
@@ -37,7 +32,6 @@ from pipelines.store.schemas import (
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
 from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
 from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
-from pipelines.video import VideoReader
 
 _NEEDED = ("pose", "agnostic_masks", "hands", "captions")
 _SPLITS = ("test", "val", "train")
@@ -299,28 +293,14 @@ def load_garment(store: DeltaStore, pair: Pair) -> Garment:
         ValueError: The donor has no frame with a garment region, or the photo is not a picture.
     """
     if pair.garment is not None:
-        # The reader of the ingestion, which turns photos upright as their mask is.
-        try:
-            photo, _ = read_photo(str(store.blobs.local_path(pair.garment["uri"])))
-        except OSError as error:
-            raise ValueError(f"The picture of garment {pair.garment_id} cannot be read: ingest it again") from error
-        mask = None
-        if pair.garment["mask_uri"]:
-            mask = cv2.imdecode(
-                np.frombuffer(store.blobs.read_bytes(pair.garment["mask_uri"]), np.uint8), cv2.IMREAD_GRAYSCALE
-            )
-            mask = (mask > 127).astype(np.uint8)
-        return Garment(photo, mask, pair.garment_id)
+        return Garment(*garment_photo(store, pair.garment), pair.garment_id)
     donor = pair.donor
     where = {"batch": donor["batch"], "video_id": donor["video_id"]}
-    rows = store.read(AGNOSTIC_MASKS, ["frame", "mask", "height", "width", "area_fraction"], where).to_pylist()
+    rows = store.read(AGNOSTIC_MASKS, ["frame", "area_fraction"], where).to_pylist()
     if not rows:
         raise ValueError(f"Video {donor['video_id']} has no garment region to cut a garment out of")
     best = max(rows, key=lambda r: (r["area_fraction"], -r["frame"]))
-    with VideoReader(store.blobs.local_path(donor["uri"])) as reader:
-        frame = next(reader.frames(start=best["frame"], stop=best["frame"] + 1))
-    photo, mask = garment_from_worn(frame.rgb, decode_mask(best["mask"], best["height"], best["width"]))
-    return Garment(photo, mask, pair.garment_id)
+    return Garment(*worn_garment(store, donor, best["frame"]), pair.garment_id)
 
 
 def _part(num_frames: int, most: int | None, annotations: Annotations) -> tuple[int, int]:

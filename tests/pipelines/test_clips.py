@@ -154,7 +154,12 @@ def test_worn_garment_comes_from_a_frame_far_away(stage: ClipsStage, task: Video
     assert frame is not None and frame > 9
     with VideoReader(task.path) as reader:
         rgb = next(iter(reader.frames(start=frame, stop=frame + 1))).rgb
-    image, mask = garment_from_worn(rgb, decode_mask(masks[0]["mask"], 64, 96))
+    pose = next(r for r in task.rows("pose").to_pylist() if r["frame"] == frame)
+    person = np.pad(decode_mask(pose["person_mask"], 64, 96), 1, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(person, (3, 3))
+    region = next(decode_mask(m["mask"], 64, 96) for m in masks if m["frame"] == frame) & windows.min((2, 3))
+    assert 0 < region.sum() < sum(decode_mask(m["mask"], 64, 96).sum() for m in masks if m["frame"] == frame)
+    image, mask = garment_from_worn(rgb, region)
     with torch.no_grad():
         expected = encode(stage._encoders.vae, reference_image(image, 32, 48, mask=mask)[None, :, None])
     assert torch.equal(tensors(task, first["latents_uri"])["reference"][0], expected[0].bfloat16())
