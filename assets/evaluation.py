@@ -1,5 +1,7 @@
 """`video_metrics` and `isr_scores`: how good the try-on videos of a checkpoint are, and whether hands still act."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.metadata import static_metadata, table_metadata, upstream_metadata
@@ -8,7 +10,11 @@ from pipelines.evaluation.settings import CODE_VERSION
 from pipelines.store import Commit
 from pipelines.store.schemas import ISR_SCORES, VIDEO_METRICS
 
-_COMMON = {"group_name": "evaluation", "owners": ["team:machine-learning"], "code_version": CODE_VERSION}
+_COMMON: dict[str, Any] = {
+    "group_name": "evaluation",
+    "owners": ["team:machine-learning"],
+    "code_version": CODE_VERSION,
+}
 
 
 @dg.asset(
@@ -97,7 +103,7 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         table.append(f"| {r.action} | {rate} | {interval} | {r.judged} | {r.unanswered} |")
     overall = report.rates[0]
     return dg.MaterializeResult(
-        metadata=table_metadata(store, ISR_SCORES, report.table_version, len(report.rows))
+        metadata=table_metadata(store, ISR_SCORES, store.version(ISR_SCORES), len(report.rows))
         | ({"isr": overall.rate} if overall.rate is not None else {})
         | {
             "checkpoint_id": checkpoint_id,

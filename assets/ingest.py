@@ -1,6 +1,7 @@
 """`videos` and `garments`: a landing folder becomes a batch."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -12,7 +13,7 @@ from pipelines.ingest.settings import CODE_VERSION
 from pipelines.store import Commit
 from pipelines.store.schemas import GARMENTS, VIDEOS
 
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "partitions_def": video_batches,
     "code_version": CODE_VERSION,
     "group_name": "ingest",

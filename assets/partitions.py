@@ -5,4 +5,7 @@ What goes wrong with one video is a row of `stage_status`, not a failed partitio
 
 import dagster as dg
 
-video_batches = dg.DynamicPartitionsDefinition(name="video_batches")
+BATCHES = "video_batches"
+"""Name of the partitions on the Dagster instance."""
+
+video_batches = dg.DynamicPartitionsDefinition(name=BATCHES)

@@ -1,5 +1,7 @@
 """`training_set` and `itryon_checkpoint`: clips are pinned, and a process of its own trains on them."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.metadata import picture, static_metadata, table_metadata, upstream_metadata
@@ -8,7 +10,7 @@ from pipelines.store import Commit
 from pipelines.store.schemas import CHECKPOINTS, TRAINING_SETS
 from pipelines.training_sets.settings import CODE_VERSION as TRAINING_SET_VERSION
 
-_COMMON = {"group_name": "training", "owners": ["team:machine-learning"]}
+_COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:machine-learning"]}
 
 
 @dg.asset(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from assets.annotations import annotation_assets
 from assets.evaluation import evaluation_assets
@@ -23,7 +24,7 @@ from pipelines.stage import WorkerSettings
 from pipelines.training_sets.settings import TrainingSetSettings
 from pipelines.tryon.settings import TryOnSettings
 
-SETTINGS = {
+SETTINGS: dict[str, type[BaseModel]] = {
     "workers": WorkerSettings,
     "ingest": IngestSettings,
     **{name: entry.settings for name, entry in STAGES.items()},

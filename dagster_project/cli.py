@@ -160,13 +160,24 @@ def tryon(
 
 @app.command()
 def evaluate(
-    config: Annotated[
-        Path | None, typer.Option(help="YAML: resource name -> settings, such as isr: {judge: vlm}")
-    ] = None,
+    pred: Annotated[Path | None, typer.Option(help="Folder of try-on videos, to compare without a lake")] = None,
+    gt: Annotated[Path | None, typer.Option(help="Folder of ground truth with the same file names")] = None,
+    config: ConfigOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Score the newest try-on videos: metrics and interaction success rate, through Dagster."""
-    _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
+    """Score the newest try-on videos through Dagster: metrics and interaction success rate; or two folders."""
+    if pred is None and gt is None:
+        _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
+        return
+    if pred is None or gt is None:
+        raise fail("name both folders: --pred and --gt")
+    from dagster_project.reports import print_metrics
+    from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_folders
+
+    try:
+        print_metrics(evaluate_folders(pred, gt), console)
+    except NothingToEvaluate as e:
+        raise fail(str(e)) from e
 
 
 @app.command()

@@ -6,6 +6,8 @@ seconds each, since the point is to see every stage at work within minutes on tw
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,27 @@ _CLIPS = {
     "demo/jwpIntro.mp4": ("talking.mp4", 0, 90),
     "demo/dancer.avi": ("dancer.mp4", 280, 400),
 }
-_SETTINGS: dict[str, dict[str, Any]] = {"training": {"steps": 150}, "tryon": {"max_videos": 2}}
+# What a person sees in the clips, as anybody would label their own: frames 58 to 82 of the dancer's part.
+_MANIFEST = [
+    {"video": "talking.mp4", "garment_category": "upper_body"},
+    {
+        "video": "dancer.mp4",
+        "garment_category": "upper_body",
+        "actions": [
+            {
+                "action": "other",
+                "start_s": 2.3,
+                "end_s": 3.3,
+                "text": "the hand slides across the front of the top",
+            }
+        ],
+    },
+]
+_SETTINGS: dict[str, dict[str, Any]] = {"training": {"steps": 250}, "tryon": {"max_videos": 2}}
 
 
 def prepare(batch: str, console: Console) -> dict[str, dict[str, Any]]:
     """Cut the clips, land them as a batch, and return the settings of a short run."""
-    import tempfile
-
     from pipelines.ingest.landing import land
     from pipelines.video import VideoReader, VideoWriter
 
@@ -41,6 +57,8 @@ def prepare(batch: str, console: Console) -> dict[str, dict[str, Any]]:
                 with VideoWriter(Path(folder) / name, fps=info.fps, width=info.width, height=info.height) as writer:
                     for frame in reader.frames(start, stop):
                         writer.write(frame.rgb)
+        lines = "".join(json.dumps(entry) + "\n" for entry in _MANIFEST)
+        (Path(folder) / "manifest.jsonl").write_text(lines)
         land(folder, store, batch)
     console.print(f"landed {len(_CLIPS)} clips as batch {batch!r} in {store.root}", highlight=False)
     return _SETTINGS

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.partitions import video_batches
+from assets.partitions import BATCHES
 from pipelines.store.delta import lake_root
 
 _CONFIG = Path(__file__).parent.parent / "dagster.yaml"
@@ -53,7 +53,7 @@ def run_job(
     dagster_home()
     with dg.DagsterInstance.get() as instance:
         if batch is not None:
-            instance.add_dynamic_partitions(video_batches.name, [batch])
+            instance.add_dynamic_partitions(BATCHES, [batch])
         definition = build_defs().resolve_job_def(job)
         return definition.execute_in_process(
             instance=instance,

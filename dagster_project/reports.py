@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -13,6 +13,9 @@ from rich.table import Table
 from pipelines.registry import STAGES
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.metrics import EvaluationReport
 
 
 def upstream_of(asset: str) -> list[str]:
@@ -104,6 +107,19 @@ def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
     console.print(table)
 
 
+def print_metrics(report: EvaluationReport, console: Console) -> None:
+    """Metrics of videos and of the set; what could not be computed with its reason."""
+    names = sorted({m.metric for metrics in report.videos.values() for m in metrics if m.value is not None})
+    table = Table("video", *names)
+    for video, metrics in sorted(report.videos.items()):
+        values = {m.metric: m.value for m in metrics}
+        table.add_row(video, *("-" if values.get(n) is None else f"{values[n]:.4f}" for n in names))
+    console.print(table)
+    for m in report.whole:
+        text = f"{m.value:.4f} over {m.num_samples} videos" if m.value is not None else f"not computed: {m.reason}"
+        console.print(f"{m.metric}: {text}", highlight=False)
+
+
 def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
     """What a run made: one line an asset, and the checks that failed."""
     table = Table("asset", "rows", "frames/s", "seconds", "note", title=f"run {result.run_id[:8]}")
@@ -126,6 +142,7 @@ def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
             console.print(text, highlight=False)
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
         error = event.step_failure_data.error
-        while error.cause is not None:
+        while error is not None and error.cause is not None:
             error = error.cause
-        console.print(f"[red]{event.step_key} failed[/] {error.message.strip()}", highlight=False)
+        reason = error.message.strip() if error is not None else "no reason recorded"
+        console.print(f"[red]{event.step_key} failed[/] {reason}", highlight=False)
