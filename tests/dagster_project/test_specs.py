@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from dagster_project.build import SETTINGS, build_defs
+from dagster_project.graph import asset_edges, draw
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,12 @@ def test_the_code_location_validates():
     command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_drawn_graph_has_every_asset_and_no_shortcut(defs, tmp_path):
+    edges, groups = asset_edges()
+    assert set(edges) == {s.key.to_user_string() for s in defs.resolve_all_asset_specs()} == set(groups)
+    assert edges["hands"] == {"pose"} and edges["captions"] == {"agnostic_masks"}
+    assert edges["clips"] == {"captions", "garments"} and edges["videos"] == set()
+    draw(tmp_path / "graph.png")
+    assert (tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
