@@ -10,7 +10,7 @@ import time
 
 import dagster as dg
 
-from assets.partitions import video_batches
+from assets.partitions import BATCHES, video_batches
 from dagster_project.jobs import annotate
 from dagster_project.resources import LakeResource
 from pipelines.ingest.landing import landing_batches
@@ -27,9 +27,10 @@ MAX_RUNS_PER_TICK = 20
 def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
     """Add partitions for settled landing folders that are new or changed, and request their runs."""
     store = lake.store()
-    known = set(context.instance.get_dynamic_partitions(video_batches.name))
+    known = set(context.instance.get_dynamic_partitions(BATCHES))
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-    requests, added = [], []
+    requests: list[dg.RunRequest] = []
+    added: list[str] = []
     for batch, files in landing_batches(store).items():
         if not files or time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
             continue

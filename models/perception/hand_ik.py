@@ -27,7 +27,7 @@ def estimate_shape(world: np.ndarray, scale_range: tuple[float, float] = (0.7, 1
     long as the mesh's.
     """
     mesh = shared_mesh("right")
-    _, rest = mesh(np.zeros((1, len(mesh.joints), 3)), with_vertices=False)
+    rest = mesh.keypoints(np.zeros((1, len(mesh.joints), 3)))
     ratio = np.median(bone_lengths(np.asarray(world, np.float64)), axis=0) / bone_lengths(rest[0])
     scale = float(np.clip(np.mean(ratio[[4, 8, 12, 16]]), *scale_range))
     return np.concatenate([[scale], np.clip(ratio / scale, 0.6, 1.7)])
@@ -84,7 +84,7 @@ def refine_shape(
 
 
 def _posed(pose: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    return shared_mesh("right")(pose, shape, with_vertices=False)[1]
+    return shared_mesh("right").keypoints(pose, shape)
 
 
 def _canonical(points: np.ndarray, world: np.ndarray, camera: Camera, handedness: str) -> tuple[np.ndarray, np.ndarray]:

@@ -55,8 +55,7 @@ def _degrees(low: float, high: float, sigma: float) -> tuple[float, float, float
 def freedoms() -> tuple[Freedom, ...]:
     """The degrees of freedom of the right hand; axes are those of the mesh at rest."""
     mesh = shared_mesh("right")
-    _, keypoints = mesh(np.zeros((1, len(mesh.joints), 3)), with_vertices=False)
-    points = keypoints[0]
+    points = mesh.keypoints(np.zeros((1, len(mesh.joints), 3)))[0]
     out: list[Freedom] = []
     for finger in range(5):
         first = 1 + 4 * finger
@@ -243,9 +242,9 @@ class HandSolver:
         np.subtract(dx[..., :2], image[:, None].astype(np.float32) * dx[..., 2:], out=j[..., :2])
         j[..., :2] *= (focal / (z * sigma)[..., None])[:, None].astype(np.float32)
         r = np.concatenate([r2, r3], -1).reshape(n, -1)
-        j = j.reshape(n, 6 + dofs, -1)
-        cost, gradient = (r**2).sum(1), (j @ r[..., None].astype(np.float32))[..., 0].astype(np.float64)
-        normal = (j @ np.swapaxes(j, 1, 2)).astype(np.float64)
+        rows_of_j = j.reshape(n, 6 + dofs, -1)
+        cost, gradient = (r**2).sum(1), (rows_of_j @ r[..., None].astype(np.float32))[..., 0].astype(np.float64)
+        normal = (rows_of_j @ np.swapaxes(rows_of_j, 1, 2)).astype(np.float64)
         self._add_priors(q, cost, gradient, normal)
         return cost, gradient, normal
 

@@ -169,37 +169,47 @@ class HandMesh:
         pose: np.ndarray,
         shape: np.ndarray | None = None,
         translation: np.ndarray | None = None,
-        with_vertices: bool = True,
-    ) -> tuple[np.ndarray | None, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Pose N hands of one shape.
 
         Args:
             pose: (N, J, 3) axis-angle, radians.
             shape: (S,) shape coefficients; the mesh as it is by default.
             translation: (N, 3) wrist, metres.
-            with_vertices: False computes the keypoints only.
 
         Returns:
-            Vertices (N, V, 3) or None, and keypoints (N, 21, 3), metres.
+            Vertices (N, V, 3) and keypoints (N, 21, 3), metres.
         """
-        pose = np.asarray(pose, np.float64)
-        if shape is None or with_vertices:
-            joints, tips, vertices = self.rest(shape)
-        else:
-            (joints, tips), vertices = self.skeleton(shape), None
-        rotations, positions = self.transforms(pose, joints)
-        moved = np.zeros((len(pose), 1, 3)) if translation is None else np.asarray(translation, np.float64)[:, None]
-        keypoints = positions[:, self.keypoint_joint] + moved
-        last = self.keypoint_joint[TIPS]
-        keypoints[:, TIPS] += np.einsum("nfij,fj->nfi", rotations[:, last], tips - joints[last])
-        if not with_vertices:
-            return None, keypoints
+        joints, tips, vertices = self.rest(shape)
+        rotations, positions = self.transforms(np.asarray(pose, np.float64), joints)
+        moved = _moves(translation, len(pose))
+        keypoints = self._keypoints(rotations, positions, joints, tips) + moved
         # Blended affine maps: v -> sum_j w_j (R_j v + t_j) with t_j = position_j - R_j joint_j.
         shifts = positions - np.einsum("njab,jb->nja", rotations, joints)
         affine = np.concatenate([rotations, shifts[..., None]], -1).reshape(len(pose), len(joints), 12)
         blended = (self.weights @ affine).reshape(len(pose), -1, 3, 4)
         posed = np.einsum("nvab,vb->nva", blended[..., :3], vertices) + blended[..., 3] + moved
         return posed, keypoints
+
+    def keypoints(
+        self, pose: np.ndarray, shape: np.ndarray | None = None, translation: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Keypoints (N, 21, 3) only, metres; arguments as for the whole mesh, which takes longer."""
+        joints, tips = (self.joints, self.tips) if shape is None else self.skeleton(shape)
+        rotations, positions = self.transforms(np.asarray(pose, np.float64), joints)
+        return self._keypoints(rotations, positions, joints, tips) + _moves(translation, len(pose))
+
+    def _keypoints(
+        self, rotations: np.ndarray, positions: np.ndarray, joints: np.ndarray, tips: np.ndarray
+    ) -> np.ndarray:
+        keypoints = positions[:, self.keypoint_joint]
+        last = self.keypoint_joint[TIPS]
+        keypoints[:, TIPS] += np.einsum("nfij,fj->nfi", rotations[:, last], tips - joints[last])
+        return keypoints
+
+
+def _moves(translation: np.ndarray | None, count: int) -> np.ndarray:
+    return np.zeros((count, 1, 3)) if translation is None else np.asarray(translation, np.float64)[:, None]
 
 
 @lru_cache(maxsize=2)

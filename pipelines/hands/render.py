@@ -48,5 +48,5 @@ def hand_video(rows: pa.Table, height: int, width: int, frames: np.ndarray | Non
         if not hands:
             yield np.zeros((height, width, 3), np.uint8)
             continue
-        meshes, faces, sides, camera = zip(*hands)
-        yield render_hands(meshes, faces, sides, camera[0], height, width)[0]
+        vertices_of, faces_of, sides, (camera, *_) = zip(*hands)
+        yield render_hands(vertices_of, faces_of, sides, camera, height, width)[0]

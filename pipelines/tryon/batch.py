@@ -47,22 +47,22 @@ class Pair:
 
     Attributes:
         video: Row of `videos`.
-        garment: Row of `garments`; None for the worn garment cut out of `donor`.
-        donor: Row of `videos` that the garment is cut out of, where there is no photo.
+        garment: Row of `garments`, or, where there is no photo, of `videos`: what the person in it wears is cut out.
+        worn: Whether `garment` is a row of `videos`.
         paired: Whether it is the garment the person wears anyway.
         fingerprints: Stage -> fingerprint of the annotations used.
     """
 
     video: dict[str, Any]
-    garment: dict[str, Any] | None
-    donor: dict[str, Any] | None
+    garment: dict[str, Any]
+    worn: bool
     paired: bool
     fingerprints: dict[str, str]
 
     @property
     def garment_id(self) -> str:
-        """Identity of the garment; that of the donor video where it has no photo."""
-        return self.garment["garment_id"] if self.garment else f"{WORN}{self.donor['video_id']}"
+        """Identity of the garment; that of the video where it has no photo."""
+        return f"{WORN}{self.garment['video_id']}" if self.worn else self.garment["garment_id"]
 
 
 @dataclass
@@ -108,7 +108,7 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
         prints = {s: states[video["batch"], video["video_id"]][s] for s in _NEEDED}
         own = photos.get(video["garment_id"])
         if settings.pairs in ("paired", "both"):
-            pairs.append(Pair(video, own, None if own else video, True, prints))
+            pairs.append(Pair(video, own or video, own is None, True, prints))
         if settings.pairs in ("unpaired", "both"):
             other = _other_garment(video, photos, ready)
             if other is not None:
@@ -120,10 +120,11 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
 
 def _other_garment(
     video: dict[str, Any], photos: dict[str, dict[str, Any]], ready: Sequence[dict[str, Any]]
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None] | None:
+) -> tuple[dict[str, Any], bool] | None:
+    """A row of `garments`, or of `videos` for what is worn there, and whether it is the latter."""
     asked = photos.get(video["tryon_garment_id"])
     if asked is not None:
-        return asked, None
+        return asked, False
     category = video["garment_category"]
 
     def draw(candidates: list[dict[str, Any]], key: str) -> dict[str, Any]:
@@ -135,9 +136,9 @@ def _other_garment(
         if g["garment_id"] != video["garment_id"] and (g["category"] == category or not (g["category"] and category))
     ]
     if fitting:
-        return draw(fitting, "garment_id"), None
+        return draw(fitting, "garment_id"), False
     donors = [v for v in ready if v["video_id"] != video["video_id"] and v["garment_category"] == category]
-    return (None, draw(donors, "video_id")) if donors else None
+    return (draw(donors, "video_id"), True) if donors else None
 
 
 def run_tryon(
@@ -267,7 +268,7 @@ def _dress(
         return out | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
     record |= {
         "video": {k: video[k] for k in ("batch", "video_id", "sha256", "source_path")},
-        "garment": {"garment_id": pair.garment_id, "uri": pair.garment["uri"] if pair.garment else None},
+        "garment": {"garment_id": pair.garment_id, "uri": None if pair.worn else pair.garment["uri"]},
         "fingerprints": pair.fingerprints,
         "table_versions": versions,
     }
@@ -292,9 +293,9 @@ def load_garment(store: DeltaStore, pair: Pair) -> Garment:
     Raises:
         ValueError: The donor has no frame with a garment region, or the photo is not a picture.
     """
-    if pair.garment is not None:
+    if not pair.worn:
         return Garment(*garment_photo(store, pair.garment), pair.garment_id)
-    donor = pair.donor
+    donor = pair.garment
     where = {"batch": donor["batch"], "video_id": donor["video_id"]}
     rows = store.read(AGNOSTIC_MASKS, ["frame", "area_fraction"], where).to_pylist()
     if not rows:

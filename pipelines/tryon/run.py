@@ -173,7 +173,7 @@ def tryon_video(
             box = conditions.letterbox
             agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
             offset = start + begin
-            frames = loaded.pipe(
+            (frames,) = loaded.pipe(
                 video=conditions.target,
                 mask=conditions.mask,
                 agnostic_video=conditions.agnostic,
@@ -191,7 +191,8 @@ def tryon_video(
                 generator=generator,
                 blend_edge=None,
                 callback_on_step_end=_report(on_progress, number * settings.steps, len(windows) * settings.steps),
-            ).frames
+                return_dict=False,
+            )
             for generated in fade.add(begin, frames):
                 emit(generated)
         for generated in fade.finish():

@@ -32,7 +32,7 @@ MESH = HandMesh("right")
 
 
 def keypoints(fit: HandFit) -> np.ndarray:
-    return MESH(fit.pose, fit.shape, fit.translation, with_vertices=False)[1]
+    return MESH.keypoints(fit.pose, fit.shape, fit.translation)
 
 
 def moving_hand(count: int) -> HandFit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from models.perception.hands.finder import HandFinder
 WEIGHTS = ("palm_detection_full.tflite", "hand_landmark_full.tflite")
 
 
-def hand_finder(threads: int = 1, **options: float) -> HandFinder:
+def hand_finder(threads: int = 1, **options: Any) -> HandFinder:
     """A finder with the networks from the weights cache; options are those of `HandFinder`.
 
     Raises:
@@ -64,4 +65,4 @@ class MediaPipeHands(HandEstimator):
 
     def keypoints(self, handedness: str, fit: HandFit) -> np.ndarray:
         """Keypoints of fitted hands."""
-        return shared_mesh(handedness)(fit.pose, fit.shape, fit.translation, with_vertices=False)[1]
+        return shared_mesh(handedness).keypoints(fit.pose, fit.shape, fit.translation)
