@@ -9,13 +9,13 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from dagster_project.instance import dagster_home
 from models import weights
+from models.vlm.settings import ChatSettings
 from pipelines.store import DeltaStore
 
 Level = Literal["ok", "note", "error"]
@@ -100,8 +100,7 @@ def _optional() -> Iterator[Finding]:
     if importlib.util.find_spec("hamer") is None:
         yield Finding("note", "HaMeR is not installed: hands come from MediaPipe landmarks (README, HaMeR)")
     else:
-        yield Finding("ok", f"HaMeR in {Path(importlib.util.find_spec('hamer').origin or '').parent}")  # type: ignore[union-attr]
-    key = "set" if os.environ.get("OPENAI_API_KEY") else "not set"
-    yield Finding("note", f"OPENAI_API_KEY is {key}; the vlm backends need an endpoint (README, VLM)")
-    if importlib.util.find_spec("fashn_human_parser") is None:
-        yield Finding("note", "fashn-human-parser is not installed: masks come from pose and person mask")
+        yield Finding("ok", "HaMeR is installed; `hands: {backend: hamer}` uses it")
+    name = ChatSettings().api_key_env or ""
+    key = "set" if os.environ.get(name) else "not set"
+    yield Finding("note", f"{name} is {key}; the vlm backends need an endpoint (README, Vision-language models)")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.utils import make_new_run_id
+from filelock import FileLock, Timeout
 
 from assets.partitions import BATCHES
 from pipelines.store.delta import lake_root
@@ -50,13 +53,14 @@ def run_job(
     """
     from dagster_project.build import build_defs
 
-    dagster_home()
-    with dg.DagsterInstance.get() as instance:
+    home = dagster_home()
+    with dg.DagsterInstance.get() as instance, _alive(instance, home / "running") as run_id:
         if batch is not None:
             instance.add_dynamic_partitions(BATCHES, [batch])
         definition = build_defs().resolve_job_def(job)
         return definition.execute_in_process(
             instance=instance,
+            run_id=run_id,
             partition_key=batch,
             asset_selection=[dg.AssetKey(a) for a in assets] if assets else None,
             run_config={
@@ -65,3 +69,32 @@ def run_job(
             },
             raise_on_error=False,
         )
+
+
+@contextlib.contextmanager
+def _alive(instance: dg.DagsterInstance, folder: Path) -> Iterator[str]:
+    """A new run's id; while the context lasts, a lock that the system drops when the process dies says it is alive."""
+    folder.mkdir(exist_ok=True)
+    _end_killed_runs(instance, folder)
+    run_id = make_new_run_id()
+    lock = folder / f"{run_id}.lock"
+    with FileLock(lock):
+        yield run_id
+        lock.unlink(missing_ok=True)
+
+
+def _end_killed_runs(instance: dg.DagsterInstance, folder: Path) -> None:
+    # A killed run keeps its place in the pool of training and try-on: the next one would wait for it for ever, since
+    # only a daemon clears such places, and the command line has none.
+    for lock in folder.glob("*.lock"):
+        try:
+            with FileLock(lock, timeout=0):
+                run = instance.get_run_by_id(lock.stem)
+                if run is None:
+                    continue
+                if not run.is_finished:
+                    instance.report_run_failed(run, "The process of this run was killed; run it again to go on")
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                lock.unlink(missing_ok=True)
+        except Timeout:
+            continue
