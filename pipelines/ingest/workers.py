@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired
 
-from pipelines.stage.pool import _start_worker  # ends the worker when its parent is killed, and sets its threads
+from pipelines.workers import worker_pool
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -35,22 +34,15 @@ def run_isolated(
     """
     if not tasks:
         return
-    count = min(workers or os.cpu_count() or 1, len(tasks))
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(count, context=context, initializer=_start_worker, initargs=(os.getpid(), None, 1))
-    with pool:
+    with worker_pool(min(workers or os.cpu_count() or 1, len(tasks)), threads=1) as pool:
         futures: dict[Any, Key] = {
             pool.schedule(f, args=args, timeout=timeout_s): key for key, (f, args) in tasks.items()
         }
         pending: set[Any] = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield futures[future], _outcome(future, timeout_s)
-        except BaseException:
-            pool.stop()
-            raise
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield futures[future], _outcome(future, timeout_s)
 
 
 def _outcome(future: Any, timeout_s: float) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import pickle
 import queue
@@ -21,12 +20,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired
 from platformdirs import user_cache_path
 
 from pipelines.stage.base import Stage, VideoTask, WorkerSettings, digest
 from pipelines.stage.plan import Plan, status_row
 from pipelines.store import DeltaStore
+from pipelines.workers import SPAWN, worker_pool
 
 _ADDED_BY_RUNNER = ("batch", "video_id", "fingerprint")
 
@@ -76,27 +76,20 @@ def annotate_missing(
     cores = os.cpu_count() or 1
     workers = min(settings.workers or cores, len(pending))
     threads = max(1, cores // workers)
-    context = multiprocessing.get_context("spawn")
-    ticks: Any = context.Queue()
+    ticks: Any = SPAWN.Queue()
     total = sum(r["num_frames"] or 0 for r in pending)
     with (
         _progress_thread(ticks, stage.name, len(pending), total, on_progress) as video_done,
-        ProcessPool(
-            workers, context=context, initializer=_start_worker, initargs=(os.getpid(), ticks, threads)
-        ) as pool,
+        worker_pool(workers, threads, _send_to, ticks) as pool,
     ):
         futures: dict[Future, dict[str, Any]] = {}
         for row in pending:
             target = staged_file(staging, row["video_id"], plan.fingerprints[row["video_id"]])
             args = (stage, store, row, plan.fingerprints[row["video_id"]], target, threads)
             futures[pool.schedule(_annotate_one, args=args, timeout=settings.timeout_s)] = row
-        try:
-            for future, row in futures.items():
-                plan.status[row["video_id"]] = _result(future, row, plan, settings)
-                video_done()
-        except BaseException:
-            pool.stop()
-            raise
+        for future, row in futures.items():
+            plan.status[row["video_id"]] = _result(future, row, plan, settings)
+            video_done()
 
 
 def _result(future: Future, row: Mapping[str, Any], plan: Plan, settings: WorkerSettings) -> dict[str, Any]:
@@ -160,23 +153,9 @@ def _progress_thread(
 _ticks: Any = None
 
 
-def _start_worker(parent: int, ticks: Any, threads: int) -> None:
+def _send_to(ticks: Any) -> None:
     global _ticks
     _ticks = ticks
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    # Spinning threads burn the core that another worker needs: on a busy machine encoding clips took 110 s, not 3.
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
-    def watch() -> None:
-        # A killed parent cannot stop its workers; without this they would go on with hours of video.
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    import cv2
-
-    cv2.setNumThreads(threads)
 
 
 @lru_cache(maxsize=1)
