@@ -36,6 +36,7 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
         retry_policy=_RETRY,
     )
     def _asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from pipelines.previews.plots import stage_times
         from pipelines.previews.sheets import contact_sheet
         from pipelines.stage import run_stage
 
@@ -53,9 +54,13 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
                 )
             except LookupError as e:
                 raise dg.Failure(str(e), allow_retries=False) from e
+        metadata = stage_metadata(store, spec, report)
+        metadata["preview"] = picture(contact_sheet(store, batch, entry.name)) or "nothing to show"
+        if entry.name == list(STAGES)[-1]:
+            # The last stage shows what all of them took.
+            metadata["throughput"] = picture(stage_times(store, batch)) or "nothing to show"
         return dg.MaterializeResult(
-            metadata=stage_metadata(store, spec, report)
-            | {"preview": picture(contact_sheet(store, batch, entry.name)) or "nothing to show"},
+            metadata=metadata,
             data_version=dg.DataVersion(report.data_version),
             check_results=check_results(check_stage(store, spec, batch), entry.name),
         )

@@ -7,6 +7,7 @@ twice, and a run that was killed goes on where its last checkpoint was, since it
 from __future__ import annotations
 
 import json
+import os
 import sys
 import uuid
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from platformdirs import user_cache_path
 from pyarrow import fs
 
 from models.training.config import TrainConfig, load_config, read_recipe
+from models.training.signals import PARENT_ENV
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, TRAINING_METRICS
+from pipelines.training_sets.build import manifest_path
 
 _PATHS = {"manifest", "blob_root", "output_dir", "init_from"}
 
@@ -49,6 +52,11 @@ class TrainingPlan:
     output_dir: Path
     parent_checkpoint_id: str | None
     command: list[str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for the trainer process: it ends when this one is killed."""
+        return {PARENT_ENV: str(os.getpid())}
 
 
 def newest_checkpoint(store: DeltaStore) -> dict[str, Any]:
@@ -80,6 +88,8 @@ def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: Tra
     Raises:
         CheckpointMissing: `settings.parent` names no checkpoint.
         FileNotFoundError: There is no such recipe.
+        OSError: The training set's manifest is damaged.
+        TrainingSetError: The manifest does not hold the training set's rows.
         ValueError: The configuration is invalid; the message names the field.
     """
     parent = None
@@ -92,7 +102,7 @@ def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: Tra
     chosen = {k: getattr(settings, k) for k in ("steps", "batch_size", "learning_rate", "seed")}
     overrides: dict[str, Any] = {
         **{k: v for k, v in chosen.items() if v is not None},
-        "manifest": str(store.blobs.local_path(training_set["manifest_uri"])),
+        "manifest": str(manifest_path(store, training_set)),
         "blob_root": store.root,
         "training_set_id": training_set["training_set_id"],
         "output_dir": "",

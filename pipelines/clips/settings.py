@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 CODE_VERSION = "1"
+
+
+def _whole_latents(frames: int) -> int:
+    if frames % 4 != 1:
+        raise ValueError(f"num_frames must be 4n + 1, not {frames}")
+    return frames
+
+
+def _whole_patches(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    for height, width in sizes:
+        if height % 16 or width % 16 or min(height, width) < 16:
+            raise ValueError(f"{height}x{width}: height and width must be multiples of 16")
+    return sizes
+
+
+WindowFrames = Annotated[int, AfterValidator(_whole_latents)]
+"""Frames of a window: 4n + 1, the VAE's temporal stride."""
+
+WindowSizes = Annotated[list[tuple[int, int]], AfterValidator(_whole_patches)]
+"""Heights and widths that the model works at: multiples of the VAE's stride times the transformer's patch."""
 
 
 class ClipsSettings(BaseModel):
     """How training windows are cut and encoded."""
 
-    num_frames: int = Field(default=17, ge=5, description="Frames of a window, 4n + 1 (the VAE's temporal stride)")
+    num_frames: WindowFrames = Field(
+        default=17, ge=5, description="Frames of a window, 4n + 1 (the VAE's temporal stride)"
+    )
     frame_stride: int = Field(default=1, ge=1, description="Source frames per window frame")
     step_frames: int = Field(
         default=8,
@@ -26,7 +48,7 @@ class ClipsSettings(BaseModel):
         le=1,
         description="Share of windows with an interaction, where a video has more windows than max_windows",
     )
-    sizes: list[tuple[int, int]] = Field(
+    sizes: WindowSizes = Field(
         default=[(128, 96), (96, 128)],
         min_length=1,
         description="Height and width of the buckets, pixels; a video goes to the one nearest in aspect ratio",
@@ -44,18 +66,3 @@ class ClipsSettings(BaseModel):
         default="bf16",
         description="Arithmetic of the VAE; latents are stored in bf16 anyway",
     )
-
-    @field_validator("num_frames")
-    @classmethod
-    def _whole_latents(cls, value: int) -> int:
-        if value % 4 != 1:
-            raise ValueError(f"num_frames must be 4n + 1, not {value}")
-        return value
-
-    @field_validator("sizes")
-    @classmethod
-    def _whole_patches(cls, value: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        for height, width in value:
-            if height % 16 or width % 16 or min(height, width) < 16:
-                raise ValueError(f"Bucket {height}x{width}: height and width must be multiples of 16")
-        return value

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.arrays import record_batch
+from pipelines.captions.rows import global_caption, interactions
 from pipelines.clips.encoders import ClipEncoders, encoder_digest, encoder_weights
 from pipelines.clips.garments import WORN, garment_photo, worn_garment
 from pipelines.clips.settings import CODE_VERSION, ClipsSettings
@@ -169,12 +170,12 @@ class _Source:
     def __init__(self, task: VideoTask):
         self._task = task
         self.num_frames: int = task.row["num_frames"]
-        captions = task.rows("captions").to_pylist()
-        whole = [c["text"] for c in captions if c["kind"] == "global"]
-        if not whole:
+        captions = task.rows("captions")
+        whole = global_caption(captions)
+        if whole is None:
             raise ValueError("The video has no global caption: materialise captions again")
-        self.global_caption: str = whole[0]
-        self.actions = [c for c in captions if c["kind"] == "action"]
+        self.global_caption = whole
+        self.actions = interactions(captions)
         for a in self.actions:
             if not 0 <= a["start_frame"] < a["end_frame"] <= self.num_frames:
                 raise ValueError(

@@ -16,11 +16,12 @@ from scipy.stats import binomtest
 
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import decode_mask
+from pipelines.captions.rows import interactions
 from pipelines.captions.stage import vlm_cache
-from pipelines.evaluation.metrics import NothingToEvaluate, newest_id, source_uris
+from pipelines.evaluation.metrics import newest_id, source_uris, tryon_rows
 from pipelines.evaluation.settings import CODE_VERSION, IsrSettings
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, HANDS, ISR_SCORES, POSE, TRYON_VIDEOS, VIDEOS
+from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, HANDS, ISR_SCORES, POSE, VIDEOS
 from pipelines.video import VideoReader
 
 OVERALL = "overall"
@@ -146,10 +147,7 @@ def judge_checkpoint(
     settings = settings or IsrSettings()
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
     checkpoint_id = checkpoint_id or newest_id(store)
-    where = {"checkpoint_id": checkpoint_id}
-    tryons = store.read(TRYON_VIDEOS, where=where).to_pylist()
-    if not tryons:
-        raise NothingToEvaluate(f"Checkpoint {checkpoint_id} has no try-on videos: materialise tryon_videos first")
+    tryons = tryon_rows(store, checkpoint_id)
     if judge is None:
         judge = make_judge(settings, cache_dir or vlm_cache(str(store.root)))
     report = IsrReport(checkpoint_id, judge.name)
@@ -179,15 +177,14 @@ def judge_checkpoint(
                 on_verdict(row)
     report.rates = rates([(r["action"], r["success"]) for r in report.rows], settings.confidence)
     table = pa.Table.from_pylist(report.rows, ISR_SCORES.schema)
-    report.table_version = store.replace(ISR_SCORES, table, where, commit)
+    report.table_version = store.replace(ISR_SCORES, table, {"checkpoint_id": checkpoint_id}, commit)
     return report
 
 
 def _interactions(store: DeltaStore, of_video: dict[str, str], tryon: dict[str, Any]) -> list[dict[str, Any]]:
     """Captioned interactions of which the middle lies in the part of the source that was dressed."""
     first, end = tryon["start_frame"], tryon["start_frame"] + tryon["num_frames"]
-    rows = store.read(CAPTIONS, where=of_video).to_pylist()
-    found = [r for r in rows if r["kind"] == "action"]
+    found = interactions(store.read(CAPTIONS, where=of_video))
     if tryon["status"] != "ok":
         return found
     return [r for r in found if first <= (r["start_frame"] + r["end_frame"]) / 2 < end]

@@ -229,10 +229,7 @@ def evaluate_checkpoint(
     """
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
     checkpoint_id = checkpoint_id or newest_id(store)
-    where = {"checkpoint_id": checkpoint_id}
-    tryons = store.read(TRYON_VIDEOS, where=where).to_pylist()
-    if not tryons:
-        raise NothingToEvaluate(f"Checkpoint {checkpoint_id} has no try-on videos: materialise tryon_videos first")
+    tryons = tryon_rows(store, checkpoint_id)
     sources = source_uris(store)
     meter = meter or PairedMeter(settings)
     report = EvaluationReport(checkpoint_id)
@@ -263,7 +260,7 @@ def evaluate_checkpoint(
     rows = [row(tryon_id, m) for tryon_id, metrics in report.videos.items() for m in metrics]
     rows += [row("", m) for m in report.whole]
     table = pa.Table.from_pylist(rows, VIDEO_METRICS.schema)
-    report.table_version = store.replace(VIDEO_METRICS, table, where, commit)
+    report.table_version = store.replace(VIDEO_METRICS, table, {"checkpoint_id": checkpoint_id}, commit)
     return report
 
 
@@ -274,6 +271,18 @@ def newest_id(store: DeltaStore) -> str:
         pipelines.checkpoints.train.CheckpointMissing: If none was trained yet.
     """
     return newest_checkpoint(store)["checkpoint_id"]
+
+
+def tryon_rows(store: DeltaStore, checkpoint_id: str) -> list[dict[str, Any]]:
+    """Rows of `tryon_videos` of a checkpoint.
+
+    Raises:
+        NothingToEvaluate: If there are none.
+    """
+    rows = store.read(TRYON_VIDEOS, where={"checkpoint_id": checkpoint_id}).to_pylist()
+    if not rows:
+        raise NothingToEvaluate(f"Checkpoint {checkpoint_id} has no try-on videos: materialise tryon_videos first")
+    return rows
 
 
 def source_uris(store: DeltaStore) -> dict[str, str]:

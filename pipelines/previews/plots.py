@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,48 +83,24 @@ def stage_times(store: DeltaStore, batch: str) -> bytes | None:
     if not rows:
         return None
     stages = sorted({r["stage"] for r in rows}, key=_order)
-    totals = {s: [sum(r[k] for r in rows if r["stage"] == s) for k in ("model_seconds", "seconds", "frames")]
-              for s in stages}  # fmt: skip
-    return stage_bars({s: (1e3 * m / f, 1e3 * (t - m) / f) for s, (m, t, f) in totals.items()}, batch)
-
-
-def stage_bars(milliseconds: Mapping[str, tuple[float, float]], title: str) -> bytes:
-    """Bars of (inference, other) milliseconds a frame for each stage, as PNG."""
-    figure = _figure(8, 0.9 + 0.45 * len(milliseconds))
+    model, total, frames = (
+        np.array([sum(r[k] for r in rows if r["stage"] == s) for s in stages])
+        for k in ("model_seconds", "seconds", "frames")
+    )
+    inference, other = 1e3 * model / frames, 1e3 * (total - model) / frames
+    figure = _figure(8, 0.9 + 0.45 * len(stages))
     axes = figure.subplots()
-    names = list(milliseconds)
-    inference = np.array([milliseconds[n][0] for n in names])
-    other = np.array([milliseconds[n][1] for n in names])
-    y = np.arange(len(names))
+    y = np.arange(len(stages))
     axes.barh(y, inference, color=_BLUE, label="network inference")
     axes.barh(y, other, left=inference, color=_ORANGE, hatch="//", edgecolor="white", label="everything else")
-    for k, total in enumerate(inference + other):
-        text = f"{total:.1f} ms · {1e3 / total:.0f} frames/s" if total > 0 else "0 ms"
-        axes.text(total, k, f" {text}", va="center", fontsize=8)
-    axes.set_yticks(y, names)
+    for k, length in enumerate(inference + other):
+        text = f"{length:.1f} ms · {1e3 / length:.0f} frames/s" if length > 0 else "0 ms"
+        axes.text(length, k, f" {text}", va="center", fontsize=8)
+    axes.set_yticks(y, stages)
     axes.invert_yaxis()
-    axes.set(xlabel="milliseconds a frame in a worker", title=title)
+    axes.set(xlabel="milliseconds a frame in a worker", title=batch)
     axes.set_xlim(0, 1.35 * max(float((inference + other).max()), 1e-3))
     axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
-
-
-def memory_curve(seconds: Sequence[float], megabytes: Sequence[float], limit_mb: float | None = None) -> bytes:
-    """Resident memory of a worker over time, as PNG.
-
-    Raises:
-        ValueError: The two differ in length or are empty.
-    """
-    if len(seconds) != len(megabytes) or not len(seconds):
-        raise ValueError(f"{len(seconds)} times for {len(megabytes)} readings")
-    figure = _figure(8, 2.8)
-    axes = figure.subplots()
-    axes.plot(seconds, megabytes, color=_BLUE, linewidth=1.4)
-    if limit_mb:
-        axes.axhline(limit_mb, color=_ORANGE, linestyle="--", linewidth=1.2, label=f"limit {limit_mb:.0f} MB")
-        axes.legend(frameon=False)
-    axes.set(xlabel="seconds", ylabel="resident memory (MB)", ylim=(0, None))
-    axes.grid(alpha=0.25)
     return _png(figure)
 
 

@@ -6,7 +6,6 @@ many more there are.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -254,7 +253,7 @@ _ROWS: dict[str, Callable[[_Sheet, dict[str, Any]], list[np.ndarray]]] = {
 
 
 def _garments(store: DeltaStore, batch: str, max_rows: int, columns: int) -> bytes | None:
-    from PIL import Image
+    from pipelines.clips.garments import garment_photo
 
     garments = store.read(GARMENTS, where={"batch": batch}).to_pylist()
     if not garments:
@@ -267,11 +266,8 @@ def _garments(store: DeltaStore, batch: str, max_rows: int, columns: int) -> byt
         blocks.append(heading(_WIDTH, g["source_path"], g["status"], VERMILION))
         blocks.append(paragraph(_WIDTH, g["reason"] or "no reason given", VERMILION, lines=2))
     for g in good[: columns * max_rows]:
-        with Image.open(io.BytesIO(store.blobs.read_bytes(g["uri"]))) as photo:
-            rgb = np.asarray(photo.convert("RGB"))
-        if g["mask_uri"]:
-            with Image.open(io.BytesIO(store.blobs.read_bytes(g["mask_uri"]))) as image:
-                mask = np.asarray(image.convert("L")) > 127
+        rgb, mask = garment_photo(store, g)
+        if mask is not None:
             # What is not garment fades, so that a wrong mask is seen at once.
             rgb = np.where(mask[..., None], rgb, (0.25 * rgb + 0.75 * 250)).astype(np.uint8)
         name = canvas.shortened(g["source_path"].rsplit("/", 1)[-1], 24)

@@ -152,23 +152,22 @@ def training_set_row(store: DeltaStore, training_set_id: str) -> dict[str, Any]:
     return _row(rows[0])
 
 
-def load_manifest(store: DeltaStore, training_set_id: str) -> pa.Table:
-    """The rows of a training set, as they were when it was built.
+def manifest_path(store: DeltaStore, training_set: dict[str, Any]) -> Path:
+    """A local file with the rows of a training set, as they were when it was built, for the trainer process.
+
+    Args:
+        store: The lake.
+        training_set: Row of `training_sets`.
 
     Raises:
-        LookupError: There is no such training set.
-        TrainingSetError: Its manifest does not hold the rows that it was built from.
+        OSError: The manifest is damaged or missing.
+        TrainingSetError: It does not hold the rows that the set was built from.
     """
-    row = training_set_row(store, training_set_id)
-    rows = pq.ParquetFile(io.BytesIO(store.blobs.read_bytes(row["manifest_uri"]))).read()
-    if rows_digest(rows) != row["row_digest"]:
-        raise TrainingSetError(f"Training set {training_set_id}: the manifest is not the one that was built")
-    return rows
-
-
-def manifest_path(store: DeltaStore, training_set_id: str) -> Path:
-    """A local file with the manifest, for the trainer process."""
-    return store.blobs.local_path(training_set_row(store, training_set_id)["manifest_uri"])
+    rows = pq.ParquetFile(io.BytesIO(store.blobs.read_bytes(training_set["manifest_uri"]))).read()
+    if rows_digest(rows) != training_set["row_digest"]:
+        set_id = training_set["training_set_id"]
+        raise TrainingSetError(f"Training set {set_id}: the manifest is not the one that was built")
+    return store.blobs.local_path(training_set["manifest_uri"])
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from models.itryon.conditioning import reference_image
 from models.itryon.losses import ActionSpan
 from models.itryon.windows import Crossfade, plan_windows
 from pipelines.arrays import decode_mask
+from pipelines.captions.rows import global_caption, interactions
 from pipelines.clips.conditions import window_frames
 from pipelines.clips.windows import nearest_size
 from pipelines.tryon.load import LoadedPipeline
@@ -51,15 +52,7 @@ class Annotations:
 
 def spans_of(captions: pa.Table) -> list[ActionSpan]:
     """Interactions among rows of `captions`, in time order."""
-    rows = captions.select(["kind", "start_frame", "end_frame", "text"]).to_pylist()
-    spans = [ActionSpan(r["start_frame"], r["end_frame"], r["text"]) for r in rows if r["kind"] == "action"]
-    return sorted(spans, key=lambda s: (s.start, s.end))
-
-
-def global_caption(captions: pa.Table) -> str:
-    """The video's global caption, empty where there is none."""
-    rows = captions.select(["kind", "text"]).to_pylist()
-    return next((r["text"] for r in rows if r["kind"] == "global"), "")
+    return [ActionSpan(r["start_frame"], r["end_frame"], r["text"]) for r in interactions(captions)]
 
 
 def tryon_video(
@@ -114,7 +107,7 @@ def tryon_video(
     for span in spans:
         if not 0 <= span.start < span.end <= info.num_frames:
             raise ValueError(f"Span [{span.start}, {span.end}) lies outside the video's {info.num_frames} frames")
-    prompt = global_caption(annotations.captions) if prompt is None else prompt
+    prompt = global_caption(annotations.captions) or "" if prompt is None else prompt
     height, width = nearest_size(info.height, info.width, settings.sizes)
     masks = {r["frame"]: r for r in annotations.masks.select(["frame", "mask", "height", "width"]).to_pylist()}
     if not any(start <= f < start + total for f in masks):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
+
+from pipelines.clips.settings import WindowFrames, WindowSizes
 
 CODE_VERSION = "1"
 
@@ -24,12 +26,12 @@ class TryOnSettings(BaseModel):
     conditioning_scale: float = Field(1.0, ge=0, description="Weight of the VACE hints")
     flow_shift: float = Field(3.0, gt=0, description="Shift of the noise schedule; that of the training")
     seed: int = Field(0, ge=0, description="Seed of the noise; the same for every video")
-    num_frames: int = Field(17, ge=5, description="Frames of one window, 4n + 1; that of the training")
+    num_frames: WindowFrames = Field(17, ge=5, description="Frames of one window, 4n + 1; that of the training")
     overlap_frames: int = Field(5, ge=0, description="Frames that neighbouring windows share at least")
     max_frames: int | None = Field(
         None, ge=1, description="Longest part of a video to make, around its first interaction; null makes all of it"
     )
-    sizes: list[tuple[int, int]] = Field(
+    sizes: WindowSizes = Field(
         [(128, 96), (96, 128)],
         min_length=1,
         description="Height and width that the model works at, pixels; the nearest in aspect ratio is taken",
@@ -42,18 +44,3 @@ class TryOnSettings(BaseModel):
         "bf16", description="Arithmetic of the embedded VAE; the clips are encoded in bf16, and fp32 is slow on CPUs"
     )
     device: str = Field("auto", description="auto takes CUDA when there is one; or cpu, cuda, cuda:1, mps")
-
-    @field_validator("num_frames")
-    @classmethod
-    def _whole_latents(cls, value: int) -> int:
-        if value % 4 != 1:
-            raise ValueError(f"num_frames must be 4n + 1, not {value}")
-        return value
-
-    @field_validator("sizes")
-    @classmethod
-    def _whole_patches(cls, value: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        for height, width in value:
-            if height % 16 or width % 16 or min(height, width) < 16:
-                raise ValueError(f"{height}x{width}: height and width must be multiples of 16")
-        return value

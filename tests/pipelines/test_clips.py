@@ -211,7 +211,7 @@ def test_training_takes_the_clips_as_they_are(stage: ClipsStage, task: VideoTask
     row = build_training_set(lake)
     assert (row["num_clips"], row["num_interaction_clips"]) == (7, 1)
     assert row["encoder_digest"] == encoder_digest(stage.settings)
-    manifest = str(manifest_path(lake, row["training_set_id"]))
+    manifest = str(manifest_path(lake, row))
     batch = ClipSet(manifest, lake.root, "train").collate([*range(7)])
     assert batch.actions.shape[:2] == (7, 2) and batch.action_mask.sum() == 1
     summary = train(

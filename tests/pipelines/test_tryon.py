@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from models.itryon.losses import ActionSpan
 from pipelines.arrays import decode_mask, points_to_numpy, structs_to_numpy
+from pipelines.captions.rows import global_caption
 from pipelines.clips.conditions import hands_on_canvas, window_frames
 from pipelines.clips.letterbox import Letterbox
 from pipelines.tryon.load import LoadedPipeline
-from pipelines.tryon.run import Annotations, Garment, global_caption, spans_of, tryon_video
+from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
 from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoReader
 from tests.conftest import frame_number
@@ -210,7 +211,7 @@ def test_bad_requests_leave_no_file(moving_video, annotations, loaded, tmp_path,
 def test_captions_become_spans_and_prompt(annotations):
     assert spans_of(annotations.captions) == [ActionSpan(5, 9, "zip up")]
     assert global_caption(annotations.captions) == "a person"
-    assert global_caption(annotations.captions.slice(0, 0)) == ""
+    assert global_caption(annotations.captions.slice(0, 0)) is None
 
 
 @pytest.mark.parametrize("bad", [{"num_frames": 16}, {"sizes": [(100, 96)]}, {"sizes": []}, {"steps": 0}])
