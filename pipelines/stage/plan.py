@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from pipelines.stage.base import Stage
 from pipelines.store import DeltaStore
@@ -29,6 +32,7 @@ def make_plan(stage: Stage, store: DeltaStore, batch: str) -> Plan:
     videos = [v for v in all_videos if v["status"] == "ok"]
     known = read_statuses(store, batch, stage.name)
     upstream = {name: read_statuses(store, batch, name) for name in stage.inputs}
+    stored = _stored_rows(stage, store, batch)
     plan = Plan([], [], {}, set(), {}, {}, False)
     for row in videos:
         video_id = row["video_id"]
@@ -44,7 +48,7 @@ def make_plan(stage: Stage, store: DeltaStore, batch: str) -> Plan:
             plan.blocked_reason[video_id] = (
                 f"{name} failed: {entry['reason']}" if entry else f"{name} has no rows yet: materialise it first"
             )
-        elif before and before["status"] == "ok" and before["fingerprint"] == plan.fingerprints[video_id]:
+        elif before and _stands(before, plan.fingerprints[video_id], stored.get(video_id, {})):
             plan.kept.add(video_id)
             plan.status[video_id] = before
         else:
@@ -52,10 +56,28 @@ def make_plan(stage: Stage, store: DeltaStore, batch: str) -> Plan:
     blocked_anew = any(
         not (e := known.get(r["video_id"])) or e["reason"] != plan.blocked_reason[r["video_id"]] for r in plan.blocked
     )
-    plan.changed = bool(plan.todo) or blocked_anew or set(known) != {v["video_id"] for v in videos}
+    stray = set(stored) - plan.kept
+    plan.changed = bool(plan.todo or stray) or blocked_anew or set(known) != {v["video_id"] for v in videos}
     if not plan.changed:
         plan.status |= {r["video_id"]: known[r["video_id"]] for r in plan.blocked}
     return plan
+
+
+def _stored_rows(stage: Stage, store: DeltaStore, batch: str) -> dict[str, Counter[str]]:
+    """Video -> fingerprint -> number of rows in the stage's table."""
+    stored: dict[str, Counter[str]] = {}
+    for chunk in store.batches(stage.spec, ["video_id", "fingerprint"], {"batch": batch}):
+        grouped = pa.table(chunk).group_by(["video_id", "fingerprint"]).aggregate([([], "count_all")])
+        for row in grouped.to_pylist():
+            stored.setdefault(row["video_id"], Counter())[row["fingerprint"]] += row["count_all"]
+    return stored
+
+
+def _stands(status: Mapping[str, Any], fingerprint: str, stored: Mapping[str, int]) -> bool:
+    # The rows are looked at too: a run with other settings, killed between its rows and its status, leaves a status
+    # that speaks of rows that are no longer there.
+    rows = {fingerprint: status["rows"]} if status["rows"] else {}
+    return status["status"] == "ok" and status["fingerprint"] == fingerprint and stored == rows
 
 
 def read_statuses(store: DeltaStore, batch: str, stage: str) -> dict[str, dict[str, Any]]:

@@ -71,8 +71,8 @@ def run_stage(
     plan = make_plan(stage, store, batch)
     report = StageReport(stage.name, batch, store.version(stage.spec))
     report.videos_reused = len(plan.kept)
+    staging = staging_folder(store, stage, batch)
     if plan.changed:
-        staging = staging_folder(store, stage, batch)
         for row in plan.blocked:
             plan.status[row["video_id"]] = status_row(row, plan, "error", plan.blocked_reason[row["video_id"]])
         annotate_missing(stage, store, plan, staging, settings, on_progress)
@@ -105,12 +105,13 @@ def run_stage(
             {"batch": batch, "stage": stage.name},
             commit,
         )
-        shutil.rmtree(staging, ignore_errors=True)
         fresh = [plan.status[r["video_id"]] for r in plan.todo]
         report.frames = sum(s["frames"] for s in fresh)
         report.worker_seconds = sum(s["seconds"] for s in fresh)
         report.model_seconds = sum(s["model_seconds"] for s in fresh)
         report.peak_memory_mb = max((s["peak_memory_mb"] or 0.0 for s in fresh), default=0.0)
+    # Also where nothing had to be done: the run before may have been killed just here.
+    shutil.rmtree(staging, ignore_errors=True)
     for video_id, entry in plan.status.items():
         report.rows += entry["rows"]
         if entry["status"] == "ok":

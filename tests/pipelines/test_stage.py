@@ -108,6 +108,35 @@ def test_a_second_run_does_only_what_is_missing(store, tmp_path, monkeypatch):
     assert Counted.take() == 2 and changed.data_version != third.data_version
 
 
+def test_rows_of_other_settings_left_by_a_killed_run_are_not_taken_for_ours(store, monkeypatch):
+    """Killed between the table's commit and that of its status, with settings that are then taken back."""
+    add_videos(store, "a.mp4", "b.mp4")
+    workers = WorkerSettings(workers=1)
+    run_stage(FakePose(FakeSettings()), store, BATCH, settings=workers)
+    expected = pose_rows(store)
+    replace = DeltaStore.replace
+
+    def killed(self, spec, *arguments):
+        if spec is STAGE_STATUS:
+            raise KeyboardInterrupt
+        return replace(self, spec, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DeltaStore, "replace", killed)
+        run_stage(FakePose(FakeSettings(shift=1)), store, BATCH, settings=workers)
+    assert pose_rows(store) != expected
+    report = run_stage(FakePose(FakeSettings()), store, BATCH, settings=workers)
+    assert pose_rows(store) == expected and report.videos_reused == 0
+    # The same with a video that came and went.
+    add_videos(store, "a.mp4", "b.mp4", "c.mp4")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DeltaStore, "replace", killed)
+        run_stage(FakePose(FakeSettings()), store, BATCH, settings=workers)
+    add_videos(store, "a.mp4", "b.mp4")
+    report = run_stage(FakePose(FakeSettings()), store, BATCH, settings=workers)
+    assert pose_rows(store) == expected and report.videos_reused == 2
+
+
 def test_changed_rows_upstream_are_followed_downstream(store):
     add_videos(store, "a.mp4")
     workers = WorkerSettings(workers=1)
