@@ -70,7 +70,7 @@ def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult
         raise dg.Failure(str(e), allow_retries=False) from e
     row = find_checkpoint(store, plan.checkpoint_id)
     if row is None:
-        context.resources.pipes.run(context=context, command=plan.command).get_results()
+        context.resources.pipes.run(context=context, command=plan.command, env=plan.environment).get_results()
         row = register_checkpoint(store, plan, training_set_row, Commit(context.run.run_id, TRAINING_VERSION))
     return dg.MaterializeResult(
         metadata=table_metadata(store, CHECKPOINTS, store.version(CHECKPOINTS), 1)

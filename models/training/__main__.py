@@ -15,6 +15,7 @@ import sys
 import yaml
 
 from models.training.config import CONFIG_FOLDER, load_config
+from models.training.signals import end_with_parent
 
 # Read when torch loads its OpenMP runtime, so it has to be set before. By default idle threads spin: with other work
 # on the machine a step of the nano model took 27 s and 9 s of CPU time, without spinning 4 s and 1 s.
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Configuration refused: {e}", file=sys.stderr)
         return 2
 
+    end_with_parent()
     from models.training.report import open_pipes
 
     main_process = int(os.environ.get("RANK", "0")) == 0

@@ -9,6 +9,7 @@ import contextlib
 import math
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from filelock import FileLock, Timeout
 
 from models.training.build import build_model, load_weights
 from models.training.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state, restore
@@ -28,6 +30,8 @@ from models.training.objective import step_generator, training_losses
 from models.training.report import Reporter
 from models.training.run import Run, finish, finished, manifest_digest, peak_memory_mb
 from models.training.signals import StopFlag
+
+_WAIT_FOR_OTHER_S = 30
 
 
 class TrainingDiverged(RuntimeError):
@@ -61,7 +65,8 @@ def train(
 
     Raises:
         models.training.data.DataError: The training set must not be trained on.
-        CheckpointError: A checkpoint does not fit: other configuration, data, encoder or preset.
+        CheckpointError: A checkpoint does not fit: other configuration, data, encoder or preset. Or another process
+            is training in the same folder.
         TrainingDiverged: The loss is NaN or infinite; the newest checkpoint is from before.
         Interrupted: SIGTERM or SIGINT; the state was saved.
     """
@@ -73,7 +78,7 @@ def train(
     if accelerator.distributed_type == DistributedType.FSDP:
         raise CheckpointError("Sharded training (FSDP) cannot be saved by this trainer yet: launch with DDP instead")
     reporter = Reporter(config.steps, pipes, quiet=not accelerator.is_main_process)
-    with reporter, StopFlag() as stop:
+    with reporter, StopFlag() as stop, _alone(config, accelerator.is_main_process):
         clips = ClipSet(config.manifest, config.blob_root, config.split)
         output = Path(config.output_dir)
         if (done := finished(output, config, clips)) is not None:
@@ -85,6 +90,28 @@ def train(
         summary = finish(run)
         reporter.summary(summary)
         return summary
+
+
+@contextlib.contextmanager
+def _alone(config: TrainConfig, main_process: bool) -> Iterator[None]:
+    """Hold the output folder's lock, which the system drops when the process dies."""
+    if not main_process:
+        yield
+        return
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".lock")
+    try:
+        # Long enough for a trainer whose parent was killed to notice.
+        lock.acquire(timeout=_WAIT_FOR_OTHER_S)
+    except Timeout as e:
+        raise CheckpointError(
+            f"Another process is training in {output}: wait until it is done, stop it, or name a new folder"
+        ) from e
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _prepare(

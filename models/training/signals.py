@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from typing import Any
+
+PARENT_ENV = "ITRYON_PARENT_PID"
+"""Process that started the trainer, on the same machine; the trainer ends when it is gone."""
+
+
+def end_with_parent() -> None:
+    """Watch the process that `PARENT_ENV` names, if set, and end this one within a second of its death.
+
+    A parent that is killed cannot stop its trainer, which would go on for days beside the one that the next run starts.
+    """
+    if not (parent := os.environ.get(PARENT_ENV)):
+        return
+
+    def watch() -> None:
+        while _exists(int(parent)):
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 class StopFlag:

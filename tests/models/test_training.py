@@ -25,6 +25,7 @@ from models.training.config import CONFIG_FOLDER, TrainConfig, load_config
 from models.training.data import BatchSequence, ClipSet, DataError, epoch_batches, make_loader
 from models.training.loop import TrainingDiverged, train
 from models.training.objective import prepare_conditions, sample_sigmas, step_generator, training_losses
+from models.training.signals import PARENT_ENV
 from tests.models.training_clips import TINY, make_clip, make_set, write_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -171,6 +172,31 @@ def assert_continues_exactly(root: Path, out: Path, stopped: int, whole: Path) -
     for name in ("optimizer", "ema", "rng"):
         assert_same(load_file(a / f"{name}.safetensors"), load_file(b / f"{name}.safetensors"))
     assert curve(a) == curve(b) and len(curve(a)) == goal
+
+
+def test_the_trainer_ends_with_the_process_that_started_it(
+    clips_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "run"
+    path = write_config(config(clips_root, out, **RESUMABLE), tmp_path)
+    parent = subprocess.Popen(["sleep", "300"])
+    environment = {**os.environ, PARENT_ENV: str(parent.pid)}
+    command = [sys.executable, "-m", "models.training", "--config", str(path)]
+    trainer = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_for_step(trainer, out, 2)
+        monkeypatch.setattr("models.training.loop._WAIT_FOR_OTHER_S", 0.1)
+        with pytest.raises(CheckpointError, match="Another process is training"):
+            train(config(clips_root, out, **RESUMABLE))
+        parent.kill()
+        parent.wait()
+        trainer.communicate(timeout=20)
+        assert trainer.returncode == 1
+    finally:
+        parent.kill()
+        trainer.kill()
 
 
 def test_killed_and_resumed_equals_undisturbed(clips_root: Path, tmp_path: Path):
