@@ -79,8 +79,10 @@ def _alive(instance: dg.DagsterInstance, folder: Path) -> Iterator[str]:
     run_id = make_new_run_id()
     lock = folder / f"{run_id}.lock"
     with FileLock(lock):
-        yield run_id
-        lock.unlink(missing_ok=True)
+        try:
+            yield run_id
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _end_killed_runs(instance: dg.DagsterInstance, folder: Path) -> None:
