@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -84,8 +85,8 @@ def _lake() -> Iterator[Finding]:
     store = DeltaStore()
     try:
         store.ensure_tables()
-        uri = store.blobs.put_bytes(b"itryon doctor", ".txt")
-        store.blobs.read_bytes(uri)
+        if "://" not in store.root:
+            tempfile.TemporaryFile(dir=store.root).close()
     except Exception as e:
         yield Finding("error", f"the lake {store.root} cannot be written: {e}; choose another with ITRYON_LAKE")
         return
