@@ -18,9 +18,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from models.perception.hands.networks import Region
+from models.perception.tflite import TfliteNetwork, anchor_centres
 
 DETECTOR_SIZE = 224
 LANDMARK_SIZE = 256
@@ -71,11 +71,7 @@ class Person:
 @lru_cache(maxsize=1)
 def person_anchors() -> np.ndarray:
     """(2254, 2) anchor centres in units of the input: two a cell at stride 8 and 16, six at stride 32."""
-    maps = []
-    for cells, count in ((28, 2), (14, 2), (7, 6)):
-        y, x = np.divmod(np.arange(cells * cells), cells)
-        maps.append(np.repeat((np.stack([x, y], -1) + 0.5) / cells, count, axis=0))
-    return np.concatenate(maps)
+    return anchor_centres(((28, 2), (14, 2), (7, 6)))
 
 
 class PersonDetector:
@@ -88,11 +84,7 @@ class PersonDetector:
     """
 
     def __init__(self, path: str | Path, threads: int = 1, min_score: float = 0.5):
-        self._net = Interpreter(str(path), num_threads=threads)
-        self._net.allocate_tensors()
-        self._input = self._net.get_input_details()[0]["index"]
-        outputs = {d["name"]: d["index"] for d in self._net.get_output_details()}
-        self._boxes, self._scores = outputs["Identity"], outputs["Identity_1"]
+        self._net = TfliteNetwork(path, threads, ("Identity", "Identity_1"))
         self._min_logit = float(np.log(min_score / (1 - min_score)))
 
     def __call__(self, rgb: np.ndarray, margin: float = 0.0) -> list[Person]:
@@ -106,13 +98,12 @@ class PersonDetector:
         height, width = rgb.shape[:2]
         view = Region(width / 2, height / 2, max(height, width) * (1 + 2 * margin))
         crop = _crop(rgb, view, DETECTOR_SIZE, cv2.BORDER_CONSTANT)
-        self._net.set_tensor(self._input, crop[None].astype(np.float32) * (2 / 255) - 1)
-        self._net.invoke()
-        logits = self._net.get_tensor(self._scores).reshape(-1)
+        raw, logits = self._net(crop.astype(np.float32) * (2 / 255) - 1)
+        logits = logits.reshape(-1)
         keep = np.flatnonzero(logits > self._min_logit)
         if not len(keep):
             return []
-        raw = self._net.get_tensor(self._boxes).reshape(-1, 6, 2)[keep] / DETECTOR_SIZE
+        raw = raw.reshape(-1, 6, 2)[keep] / DETECTOR_SIZE
         anchors = person_anchors()[keep]
         scores = 1 / (1 + np.exp(-logits[keep].astype(np.float64)))
         centre, half = raw[:, 0] + anchors, raw[:, 1] / 2
@@ -181,18 +172,13 @@ class BodyLandmarkNetwork:
     """
 
     def __init__(self, path: str | Path, threads: int = 1):
-        self._net = Interpreter(str(path), num_threads=threads)
-        self._net.allocate_tensors()
-        self._input = self._net.get_input_details()[0]["index"]
-        outputs = {d["name"]: d["index"] for d in self._net.get_output_details()}
-        self._outputs = [outputs[n] for n in ("Identity", "Identity_1", "Identity_2", "Identity_3", "Identity_4")]
+        outputs = ("Identity", "Identity_1", "Identity_2", "Identity_3", "Identity_4")
+        self._net = TfliteNetwork(path, threads, outputs)
 
     def __call__(self, rgb: np.ndarray, region: Region) -> BodyLandmarks:
         """Landmarks of the person in `region` of the frame (H, W, 3) uint8 RGB."""
         crop = _crop(rgb, region, LANDMARK_SIZE, cv2.BORDER_REPLICATE)
-        self._net.set_tensor(self._input, crop[None].astype(np.float32) * (1 / 255))
-        self._net.invoke()
-        raw, presence, mask, heatmap, world = (self._net.get_tensor(i) for i in self._outputs)
+        raw, presence, mask, heatmap, world = self._net(crop.astype(np.float32) * (1 / 255))
         marks = raw.reshape(39, 5).astype(np.float64)
         unit = _refined(marks[:, :2] / LANDMARK_SIZE, heatmap[0])
         frame = region.to_frame(unit)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from models.perception.hands.base import Inference
+from models.perception.tflite import TfliteNetwork, anchor_centres
 
 PALM_SIZE = 192
 LANDMARK_SIZE = 224
@@ -146,19 +146,13 @@ class HandLandmarkNetwork:
 
     def __init__(self, path: str | Path, threads: int = 1):
         self.inference: Inference = nullcontext
-        self._net = Interpreter(str(path), num_threads=threads)
-        self._net.allocate_tensors()
-        self._input = self._net.get_input_details()[0]["index"]
-        outputs = {d["name"]: d["index"] for d in self._net.get_output_details()}
-        self._outputs = [outputs[n] for n in ("Identity", "Identity_1", "Identity_2", "Identity_3")]
+        self._net = TfliteNetwork(path, threads, ("Identity", "Identity_1", "Identity_2", "Identity_3"))
 
     def __call__(self, rgb: np.ndarray, region: Region) -> HandLandmarks:
         """Landmarks of the hand in `region` of the frame (H, W, 3) uint8 RGB."""
         crop = region.crop(rgb, LANDMARK_SIZE)
-        self._net.set_tensor(self._input, crop[None].astype(np.float32) / 255.0)
         with self.inference():
-            self._net.invoke()
-        landmarks, presence, handedness, world = (self._net.get_tensor(i) for i in self._outputs)
+            landmarks, presence, handedness, world = self._net(crop.astype(np.float32) / 255.0)
         points = region.to_frame(landmarks.reshape(21, 3)[:, :2] / LANDMARK_SIZE)
         c, s = np.cos(region.rotation), np.sin(region.rotation)
         metric = world.reshape(21, 3) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
@@ -181,11 +175,7 @@ class Palm:
 
 def palm_anchors() -> np.ndarray:
     """(2016, 2) anchor centres in units of the input: two a cell of the 24 x 24 map, six a cell of the 12 x 12 map."""
-    maps = []
-    for cells, count in ((24, 2), (12, 6)):
-        y, x = np.divmod(np.arange(cells * cells), cells)
-        maps.append(np.repeat((np.stack([x, y], -1) + 0.5) / cells, count, axis=0))
-    return np.concatenate(maps)
+    return anchor_centres(((24, 2), (12, 6)))
 
 
 class PalmDetector:
@@ -199,24 +189,19 @@ class PalmDetector:
 
     def __init__(self, path: str | Path, threads: int = 1, min_score: float = 0.5):
         self.inference: Inference = nullcontext
-        self._net = Interpreter(str(path), num_threads=threads)
-        self._net.allocate_tensors()
-        self._input = self._net.get_input_details()[0]["index"]
-        outputs = {d["name"]: d["index"] for d in self._net.get_output_details()}
-        self._boxes, self._scores = outputs["Identity"], outputs["Identity_1"]
+        self._net = TfliteNetwork(path, threads, ("Identity", "Identity_1"))
         self._anchors = palm_anchors()
         self._min_score = min_score
 
     def __call__(self, rgb: np.ndarray, region: Region) -> list[Palm]:
         """Palms in `region` of the frame (H, W, 3) uint8 RGB, best first, overlapping ones dropped."""
         crop = region.crop(rgb, PALM_SIZE, cv2.BORDER_CONSTANT)
-        self._net.set_tensor(self._input, crop[None].astype(np.float32) / 255.0)
         with self.inference():
-            self._net.invoke()
-        logits = self._net.get_tensor(self._scores)[0, :, 0]
+            boxes, logits = self._net(crop.astype(np.float32) / 255.0)
+        logits = logits[0, :, 0]
         scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -100, 100)))
         keep = np.flatnonzero(scores >= self._min_score)
-        raw = self._net.get_tensor(self._boxes)[0][keep].reshape(len(keep), 9, 2) / PALM_SIZE
+        raw = boxes[0][keep].reshape(len(keep), 9, 2) / PALM_SIZE
         anchors = self._anchors[keep]
         centres, sizes = raw[:, 0] + anchors, raw[:, 1]
         points = raw[:, 2:] + anchors[:, None]
