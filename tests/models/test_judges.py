@@ -14,7 +14,7 @@ from models.judges.kinematic import KinematicJudge
 from models.judges.vlm import VlmJudge
 from models.vlm.client import ChatClient
 from models.vlm.settings import ChatSettings
-from tests.models.test_vlm_client import Endpoint
+from tests.chat_endpoint import ListedAnswers
 
 HEIGHT, WIDTH, FRAMES, START, END = 144, 120, 40, 12, 30
 
@@ -159,14 +159,12 @@ def test_sampled_frames_cover_span_and_context() -> None:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+def endpoint() -> Iterator[ListedAnswers]:
+    with ListedAnswers() as server:
+        yield server
 
 
-def ask(endpoint: Endpoint, answers: list[Any]) -> Any:
+def ask(endpoint: ListedAnswers, answers: list[Any]) -> Any:
     endpoint.answers = answers
     settings = ChatSettings(
         base_url=endpoint.url, model="test-vl", api_key_env=None, max_retries=0, answer_attempts=1, timeout_s=5
@@ -179,7 +177,7 @@ def vote(success: bool, confidence: float = 0.9) -> str:
     return f'{{"rationale": "Seen {success}.", "success": {str(success).lower()}, "confidence": {confidence}}}'
 
 
-def test_majority_of_votes_decides(endpoint: Endpoint) -> None:
+def test_majority_of_votes_decides(endpoint: ListedAnswers) -> None:
     verdict = ask(endpoint, [vote(True), vote(False, 0.6), vote(True)])
     assert verdict.success is True
     assert verdict.votes == [True, False, True]
@@ -191,7 +189,7 @@ def test_majority_of_votes_decides(endpoint: Endpoint) -> None:
     assert "opens the zip" in content[0]["text"] and "t = 0.80 s to t = 2.00 s" in content[0]["text"]
 
 
-def test_nonsense_and_a_tie_are_no_verdict(endpoint: Endpoint) -> None:
+def test_nonsense_and_a_tie_are_no_verdict(endpoint: ListedAnswers) -> None:
     verdict = ask(endpoint, [vote(True), "perhaps", vote(False)])
     assert verdict.success is None and verdict.score is None
     assert "1 of 2 votes" in verdict.rationale
@@ -201,7 +199,7 @@ def test_nonsense_and_a_tie_are_no_verdict(endpoint: Endpoint) -> None:
     assert "no JSON object" in verdict.rationale
 
 
-def test_dead_endpoint_is_no_verdict_and_asked_once(endpoint: Endpoint) -> None:
+def test_dead_endpoint_is_no_verdict_and_asked_once(endpoint: ListedAnswers) -> None:
     verdict = ask(endpoint, [500])
     assert verdict.success is None
     assert "500" in verdict.rationale

@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from models.vlm.client import AnswerError, ChatClient, EndpointError, extract_json
 from models.vlm.settings import ChatSettings
+from tests.chat_endpoint import ListedAnswers
 
 
 class Colour(BaseModel):
@@ -34,70 +32,18 @@ QUESTION = [{"role": "user", "content": "Which colour?"}]
 GOOD = '{"name": "red", "share": 0.5}'
 
 
-class Endpoint:
-    """A chat endpoint with a list of answers; text is a completion, an int a status, a float a delay in seconds."""
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = []
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append(body)
-                endpoint.keys.append(self.headers.get("Authorization"))
-                answer = endpoint.answers.pop(0)
-                if isinstance(answer, float):
-                    time.sleep(answer)
-                    answer = GOOD
-                status, payload = 200, answer
-                if isinstance(answer, int):
-                    status, payload = answer, {"error": {"message": "told to fail"}}
-                elif isinstance(answer, str):
-                    payload = {
-                        "id": "1",
-                        "object": "chat.completion",
-                        "created": 0,
-                        "model": body["model"],
-                        "choices": [
-                            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}
-                        ],
-                        "usage": {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107},
-                    }
-                data = json.dumps(payload).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except BrokenPipeError:
-                    pass
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+def endpoint() -> Iterator[ListedAnswers]:
+    with ListedAnswers(late=GOOD) as server:
+        yield server
 
 
-def client(endpoint: Endpoint, cache: Path | None = None, **changes: Any) -> ChatClient:
+def client(endpoint: ListedAnswers, cache: Path | None = None, **changes: Any) -> ChatClient:
     settings = {"base_url": endpoint.url, "model": "test-vl", "api_key_env": None, "max_retries": 1} | changes
     return ChatClient(ChatSettings(**settings), cache)
 
 
-def test_answer_is_validated_and_tokens_are_counted(endpoint: Endpoint) -> None:
+def test_answer_is_validated_and_tokens_are_counted(endpoint: ListedAnswers) -> None:
     endpoint.answers = [GOOD]
     answer, usage = client(endpoint).complete_json(QUESTION, Colour)
     assert answer == Colour(name="red", share=0.5)
@@ -108,7 +54,7 @@ def test_answer_is_validated_and_tokens_are_counted(endpoint: Endpoint) -> None:
     assert "Which colour?" in sent["messages"][0]["content"][0]["text"]
 
 
-def test_pictures_arrive_reduced_and_labelled(endpoint: Endpoint) -> None:
+def test_pictures_arrive_reduced_and_labelled(endpoint: ListedAnswers) -> None:
     endpoint.answers = [GOOD]
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:, 100:] = (250, 10, 10)
@@ -122,7 +68,7 @@ def test_pictures_arrive_reduced_and_labelled(endpoint: Endpoint) -> None:
     assert np.abs(received[:, 40:].reshape(-1, 3).mean(0) - (250, 10, 10)).max() < 8
 
 
-def test_nonsense_is_asked_again_with_the_reason(endpoint: Endpoint) -> None:
+def test_nonsense_is_asked_again_with_the_reason(endpoint: ListedAnswers) -> None:
     endpoint.answers = [
         "I would rather talk.",
         '{"name": "red", "share": 5}',
@@ -135,7 +81,7 @@ def test_nonsense_is_asked_again_with_the_reason(endpoint: Endpoint) -> None:
     assert "less than or equal to 1" in endpoint.requests[2]["messages"][-1]["content"]
 
 
-def test_lasting_nonsense_is_an_error_with_its_cost_and_is_not_cached(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_lasting_nonsense_is_an_error_with_its_cost_and_is_not_cached(endpoint: ListedAnswers, tmp_path: Path) -> None:
     endpoint.answers = ["no"] * 4
     asked = client(endpoint, tmp_path, answer_attempts=2)
     with pytest.raises(AnswerError, match=r"2 attempts.*no JSON object") as caught:
@@ -146,7 +92,7 @@ def test_lasting_nonsense_is_an_error_with_its_cost_and_is_not_cached(endpoint: 
     assert len(endpoint.requests) == 4
 
 
-def test_cache_answers_the_same_question_only(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_cache_answers_the_same_question_only(endpoint: ListedAnswers, tmp_path: Path) -> None:
     endpoint.answers = [GOOD, '{"name": "blue", "share": 0}', '{"name": "green", "share": 1}']
     asked = client(endpoint, tmp_path)
     asked.complete_json(QUESTION, Colour, seed=0)
@@ -162,7 +108,7 @@ def test_cache_answers_the_same_question_only(endpoint: Endpoint, tmp_path: Path
     assert asked.complete_json(QUESTION, Colour, seed=0)[0].name == "new"
 
 
-def test_server_errors_are_retried(endpoint: Endpoint) -> None:
+def test_server_errors_are_retried(endpoint: ListedAnswers) -> None:
     endpoint.answers = [503, GOOD]
     assert client(endpoint).complete_json(QUESTION, Colour)[0].name == "red"
     endpoint.answers = [500, 500]
@@ -170,20 +116,20 @@ def test_server_errors_are_retried(endpoint: Endpoint) -> None:
         client(endpoint).complete_json(QUESTION, Colour)
 
 
-def test_a_refused_request_is_not_repeated(endpoint: Endpoint) -> None:
+def test_a_refused_request_is_not_repeated(endpoint: ListedAnswers) -> None:
     endpoint.answers = [400]
     with pytest.raises(EndpointError, match=r"400.*told to fail"):
         client(endpoint).complete_json(QUESTION, Colour)
     assert len(endpoint.requests) == 1
 
 
-def test_timeout_is_an_endpoint_error(endpoint: Endpoint) -> None:
+def test_timeout_is_an_endpoint_error(endpoint: ListedAnswers) -> None:
     endpoint.answers = [1.0]
     with pytest.raises(EndpointError, match=r"within 0\.2 s"):
         client(endpoint, timeout_s=0.2, max_retries=0).complete_json(QUESTION, Colour)
 
 
-def test_json_that_is_no_completion_is_an_endpoint_error(endpoint: Endpoint) -> None:
+def test_json_that_is_no_completion_is_an_endpoint_error(endpoint: ListedAnswers) -> None:
     endpoint.answers = [{"status": "fine"}]
     with pytest.raises(EndpointError, match="no chat completion"):
         client(endpoint).complete_json(QUESTION, Colour)
@@ -195,7 +141,7 @@ def test_nobody_listening() -> None:
         ChatClient(settings).complete_json(QUESTION, Colour)
 
 
-def test_key_comes_from_the_environment_only(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_comes_from_the_environment_only(endpoint: ListedAnswers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(EndpointError, match="SOME_KEY"):
         client(endpoint, api_key_env="SOME_KEY")
@@ -212,7 +158,7 @@ def test_unconfigured_endpoint_says_so() -> None:
         ChatClient(ChatSettings())
 
 
-def test_malformed_questions_are_refused(endpoint: Endpoint) -> None:
+def test_malformed_questions_are_refused(endpoint: ListedAnswers) -> None:
     asked = client(endpoint)
     with pytest.raises(ValueError, match="last message"):
         asked.complete_json([{"role": "assistant", "content": "hello"}], Colour)

@@ -5,10 +5,8 @@ import io
 import itertools
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -21,55 +19,22 @@ from pipelines.captions.settings import CaptionSettings, SmoothingSettings
 from pipelines.captions.stage import CaptionsStage
 from pipelines.captions.vlm import FrameLabel, Sample, VlmBackend, spans_from_samples, window_schema, window_starts
 from pipelines.stage import VideoTask
+from tests.chat_endpoint import ChatEndpoint, completion
 from tests.conftest import frame_number
 
 SECRET = "key-that-must-not-be-seen"
 
 
-class Endpoint:
+class ScriptedModel(ChatEndpoint):
     """A chat endpoint. `script` holds what goes wrong on the next requests; after it, answers are right.
 
     The model it plays sees an interaction where `interacting(time_s)` holds.
     """
 
     def __init__(self, interacting=lambda t: 0.5 <= t < 1.5):
+        super().__init__()
         self.interacting = interacting
         self.script: list[str] = []
-        self.requests: list[dict] = []
-        self.keys: list[str] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append(body)
-                endpoint.keys.append(self.headers.get("Authorization", ""))
-                self._reply(*endpoint.answer(self.path, body))
-
-            def _reply(self, status, payload):
-                data = json.dumps(payload).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client did not wait
-
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def answer(self, path, body):
         trouble = self.script.pop(0) if self.script else "good"
@@ -86,15 +51,7 @@ class Endpoint:
             content = json.dumps({"frames": [], "caption": ""})
         if trouble == "fenced":
             content = f"<think>hm {{</think>Here you are:\n```json\n{content}\n```"
-        message = {"role": "assistant", "content": content}
-        return 200, {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-        }
+        return 200, completion(body, content, completion_tokens=10)
 
     def _content(self, body):
         user = next(m for m in body["messages"] if isinstance(m["content"], list))
@@ -120,10 +77,9 @@ class Endpoint:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    yield server
-    server.close()
+def endpoint() -> Iterator[ScriptedModel]:
+    with ScriptedModel() as server:
+        yield server
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from pipelines.pose.settings import PoseSettings
 from pipelines.pose.stage import PoseStage
 from pipelines.stage import VideoTask
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import HANDS, POSE, VIDEOS
-from pipelines.video import VideoReader, VideoWriter, probe
+from pipelines.store.schemas import HANDS, POSE
+from pipelines.video import VideoReader, VideoWriter
+from tests.pipelines.lake_videos import add_videos
 
 CAMERA = Camera.from_field_of_view(640, 480, 55.0)
 MESH = HandMesh("right")
@@ -142,28 +143,6 @@ def test_detections_that_jump_there_and_back_are_dropped() -> None:
 # --- real clips ----------------------------------------------------------------------------------------------------
 
 
-def add_video(store: DeltaStore, path: Path) -> dict:
-    info = probe(path)
-    uri = store.blobs.put_file(path)
-    digest = Path(uri).stem
-    row = {
-        "batch": "b1",
-        "video_id": digest[:16],
-        "source_path": path.name,
-        "uri": uri,
-        "sha256": digest,
-        "width": info.width,
-        "height": info.height,
-        "fps": info.fps,
-        "num_frames": info.num_frames,
-        "cut_frames": [],
-        "status": "ok",
-        "fingerprint": "f",
-    }
-    store.replace(VIDEOS, pa.Table.from_pylist([row], VIDEOS.schema), {"batch": "b1"}, Commit())
-    return row
-
-
 def complete(table: pa.Table, schema: pa.Schema, row: dict) -> pa.Table:
     for name, value in (("batch", "b1"), ("video_id", row["video_id"]), ("fingerprint", "f")):
         table = table.append_column(name, pa.repeat(value, table.num_rows))
@@ -181,7 +160,7 @@ def stages() -> tuple[PoseStage, HandsStage]:
 def annotate(stages: tuple[PoseStage, HandsStage], store: DeltaStore, path: Path) -> tuple[pa.Table, pa.Table, dict]:
     """Rows of `pose` and `hands` of one video file."""
     pose_stage, hands_stage = stages
-    row = add_video(store, path)
+    (row,) = add_videos(store, path)
     pose = pa.Table.from_batches(pose_stage.annotate(VideoTask(store, row, 1, lambda n: None)))
     store.replace(POSE, complete(pose, POSE.schema, row), {"batch": "b1"}, Commit())
     task = VideoTask(store, row, 1, lambda n: None)
@@ -267,7 +246,7 @@ def test_real_clips_with_hands_before_the_body(stages, lake, samples, name, star
 
 
 def test_video_without_a_person_has_no_rows(stages, lake, moving_video) -> None:
-    row = add_video(lake, moving_video)
+    (row,) = add_videos(lake, moving_video)
     empty = {name: [] for name in POSE.schema.names}
     lake.replace(POSE, pa.table(empty, schema=POSE.schema), {"batch": "b1"}, Commit())
     task = VideoTask(lake, row, 1, lambda n: None)

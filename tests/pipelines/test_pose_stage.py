@@ -15,38 +15,12 @@ from pipelines.pose.settings import CODE_VERSION, PoseSettings
 from pipelines.pose.stage import NoPersonError, PoseStage
 from pipelines.registry import STAGES
 from pipelines.stage import VideoTask, WorkerSettings, run_stage
-from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import POSE, STAGE_STATUS, VIDEOS
-from pipelines.video import VideoReader, VideoWriter, probe
+from pipelines.store import DeltaStore
+from pipelines.store.schemas import POSE, STAGE_STATUS
+from pipelines.video import VideoReader, VideoWriter
+from tests.pipelines.lake_videos import BATCH, add_videos
 
-BATCH = "b1"
 FRAMES = 24
-
-
-def add_videos(store: DeltaStore, *paths: Path) -> list[dict]:
-    rows = []
-    for path in paths:
-        info = probe(path)
-        uri = store.blobs.put_file(path)
-        digest = Path(uri).stem
-        rows.append(
-            {
-                "batch": BATCH,
-                "video_id": digest[:16],
-                "source_path": path.name,
-                "uri": uri,
-                "sha256": digest,
-                "width": info.width,
-                "height": info.height,
-                "fps": info.fps,
-                "num_frames": info.num_frames,
-                "cut_frames": [],
-                "status": "ok",
-                "fingerprint": "f",
-            }
-        )
-    store.replace(VIDEOS, pa.Table.from_pylist(rows, VIDEOS.schema), {"batch": BATCH}, Commit())
-    return rows
 
 
 @pytest.fixture(scope="module")
