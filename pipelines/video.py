@@ -123,7 +123,9 @@ class VideoReader:
         try:
             if not self._container.streams.video:
                 kind = "audio only" if self._container.streams.audio else "no picture or sound"
-                raise VideoError(self.path.name, f"there is no video stream in the file ({kind})")
+                raise VideoError(
+                    self.path.name, f"there is no video stream in the file ({kind}); remove it, or export it with video"
+                )
             self._stream = self._container.streams.video[0]
             self._stream.codec_context.thread_count = threads
             self._stream.codec_context.thread_type = "AUTO"

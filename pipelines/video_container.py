@@ -53,7 +53,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         raise VideoError(
             path.name,
             f"not a readable video file: it is cut off, damaged, or no video at all "
-            f"({getattr(e, 'strerror', None) or e})",
+            f"({getattr(e, 'strerror', None) or e}); copy or export it again, or remove it",
         ) from e
 
 

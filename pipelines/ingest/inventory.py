@@ -129,7 +129,11 @@ def _add_videos(
         named = line.entry.video if line.entry else line.video
         if named in files and by_video.get(named) is line:
             continue  # its error, if any, is told in the video's own row
-        problem = f"{line.source}: {line.error}" if line.error else f"{line.source}: there is no file {named!r}"
+        problem = (
+            f"{line.source}: {line.error}"
+            if line.error
+            else f"{line.source}: there is no file {named!r}; correct the name or add the file"
+        )
         inventory.videos.append(Candidate(line.source, None, line, problem=problem))
 
 
