@@ -175,16 +175,6 @@ def control_latents(
     return torch.cat([latents, mask_channels(mask, references).to(latents)], dim=1)
 
 
-def target_latents(
-    vae: AutoencoderKLWan, target: torch.Tensor, reference_latents: torch.Tensor | None = None
-) -> torch.Tensor:
-    """What the model learns to produce: reference latents, then the video's latents; (B, z, R + T, h, w)."""
-    latents = encode(vae, target)
-    if reference_latents is None:
-        return latents
-    return torch.cat([reference_latents.to(latents).expand(latents.shape[0], -1, -1, -1, -1), latents], dim=2)
-
-
 def hand_latents(
     vae: AutoencoderKLWan, hands: torch.Tensor, hand_present: np.ndarray, num_references: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:

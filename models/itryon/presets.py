@@ -63,22 +63,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Preset name -> keyword arguments of `ITryOnTransformer3DModel`."""
 
-STOCK_CHECKPOINTS: dict[str, str] = {
-    "1.3b": "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
-    "14b": "Wan-AI/Wan2.1-VACE-14B-diffusers",
-}
-"""Preset name -> public checkpoint on the Hugging Face hub (subfolder `transformer`)."""
-
-ITRYON_ONLY = (
-    "guider_dim",
-    "guider_heads",
-    "action_layers",
-    "action_separation",
-    "action_theta",
-    "action_hard_mask",
-)
-"""Arguments that the stock transformer does not know."""
-
 
 def preset(name: str) -> dict[str, Any]:
     """Arguments of one preset, as a copy.
@@ -90,8 +74,3 @@ def preset(name: str) -> dict[str, Any]:
         return dict(PRESETS[name])
     except KeyError:
         raise ValueError(f"No preset {name!r}; there are {', '.join(PRESETS)}") from None
-
-
-def stock_arguments(name: str) -> dict[str, Any]:
-    """Arguments of the stock `WanVACETransformer3DModel` of the same size."""
-    return {k: v for k, v in preset(name).items() if k not in ITRYON_ONLY}

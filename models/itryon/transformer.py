@@ -28,7 +28,6 @@ from torch import nn
 
 from models.itryon.a_rope import ActionAttention, ActionContext, action_context
 from models.itryon.guider import InteractionGuider
-from models.itryon.presets import preset
 
 # `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module of a component's class.
 
@@ -187,11 +186,6 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         )
 
     @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> ITryOnTransformer3DModel:
-        """A model of a preset's size with random weights; `overrides` replace single arguments."""
-        return cls(**{**preset(name), **overrides})
-
-    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
         """Load an iTryOn checkpoint, or a stock Wan2.1-VACE one whose missing iTryOn modules start at zero output.
 
@@ -211,10 +205,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         """Name -> module of everything that the stock model does not have."""
         found: dict[str, nn.Module] = {} if self.guider is None else {"guider": self.guider}
         for i, block in enumerate(self.blocks):
-            for name in ("attn_action", "norm_action"):
-                module = getattr(block, name)
-                if module is not None:
-                    found[f"blocks.{i}.{name}"] = module
+            modules = {name: getattr(block, name) for name in ("attn_action", "norm_action")}
+            found |= {f"blocks.{i}.{name}": module for name, module in modules.items() if module is not None}
         return found
 
     def initialise_added(self, missing: set[str], source: Any = "the checkpoint") -> None:
@@ -231,8 +223,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             rest -= own
             module.to_empty(device=self.device)
             for child in module.modules():
-                reset = getattr(child, "reset_parameters", None)
-                if reset is not None:
+                if callable(reset := getattr(child, "reset_parameters", None)):
                     reset()
             if isinstance(module, (InteractionGuider, ActionAttention)):
                 module.reset_output()

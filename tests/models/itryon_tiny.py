@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKLWan
 
-from models.itryon.presets import ITRYON_ONLY
 from models.itryon.transformer import ITryOnTransformer3DModel
 
 TINY = {
@@ -24,7 +23,14 @@ TINY = {
     "guider_heads": 2,
     "action_layers": [1, 2],
 }
-TINY_STOCK = {k: v for k, v in TINY.items() if k not in ITRYON_ONLY}
+
+
+def of_stock(arguments: dict) -> dict:
+    """Arguments of the stock transformer of the same size."""
+    return {k: v for k, v in arguments.items() if not k.startswith(("guider_", "action_"))}
+
+
+TINY_STOCK = of_stock(TINY)
 
 
 def tiny_model(seed: int = 0, **overrides) -> ITryOnTransformer3DModel:

@@ -119,13 +119,6 @@ def test_hand_latents_are_zero_on_reference_frames(stock):
     assert mask.tolist() == [[0, 0, 0, 1, 0]]
 
 
-def test_target_puts_references_in_front(stock):
-    picture, video = torch.rand(3, 16, 16), torch.rand(1, 3, 5, 16, 16)
-    references = conditioning.encode_references(stock.vae, [picture])
-    target = conditioning.target_latents(stock.vae, video, references)
-    assert torch.equal(target[:, :, :1], references) and target.shape[2] == 3
-
-
 @pytest.mark.parametrize(
     "call, message",
     [

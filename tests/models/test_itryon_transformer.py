@@ -8,9 +8,9 @@ from diffusers import FirstBlockCacheConfig, WanVACETransformer3DModel
 from peft import LoraConfig
 
 from models.itryon.guider import InteractionGuider
-from models.itryon.presets import PRESETS, preset, stock_arguments
+from models.itryon.presets import PRESETS, preset
 from models.itryon.transformer import ITryOnTransformer3DModel
-from tests.models.itryon_tiny import TINY, TINY_STOCK, tiny_conditions, tiny_inputs, tiny_model, trained
+from tests.models.itryon_tiny import TINY, TINY_STOCK, of_stock, tiny_conditions, tiny_inputs, tiny_model, trained
 
 
 def added(name: str) -> bool:
@@ -34,8 +34,8 @@ def model(stock) -> ITryOnTransformer3DModel:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_hold_the_stock_keys_exactly(name):
     with torch.device("meta"):
-        ours = ITryOnTransformer3DModel.from_preset(name).state_dict()
-        theirs = WanVACETransformer3DModel(**stock_arguments(name)).state_dict()
+        ours = ITryOnTransformer3DModel(**preset(name)).state_dict()
+        theirs = WanVACETransformer3DModel(**of_stock(preset(name))).state_dict()
     base = {k: v.shape for k, v in ours.items() if not added(k)}
     assert base == {k: v.shape for k, v in theirs.items()}
     extra = sum(v.numel() for k, v in ours.items() if added(k))
@@ -52,7 +52,7 @@ def test_unknown_preset_is_named():
 
 def test_first_output_at_nano_size_is_the_stock_models():
     torch.manual_seed(0)
-    stock, model = WanVACETransformer3DModel(**stock_arguments("nano")), ITryOnTransformer3DModel.from_preset("nano")
+    stock, model = WanVACETransformer3DModel(**of_stock(preset("nano"))), ITryOnTransformer3DModel(**preset("nano"))
     model.load_state_dict(stock.state_dict(), strict=False)
     text = torch.randn(1, 7, 384)
     inputs = tiny_inputs(1) | {"encoder_hidden_states": text}

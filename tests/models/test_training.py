@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from models.itryon.presets import preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.checkpoint import CheckpointError, Checkpoints, read_state
 from models.training.config import CONFIG_FOLDER, TrainConfig, load_config
@@ -103,7 +104,7 @@ def test_accumulated_batches_are_averaged(clips_root: Path, tmp_path: Path):
     cfg = config(clips_root, tmp_path / "a", steps=1, batch_size=2, gradient_accumulation_steps=2, grad_clip=None)
     summary = train(cfg)
     torch.manual_seed(cfg.seed)
-    model = ITryOnTransformer3DModel.from_preset("nano", **TINY)
+    model = ITryOnTransformer3DModel(**{**preset("nano"), **TINY})
     batches = BatchSequence(ClipSet(cfg.manifest, cfg.blob_root, "train"), 2, cfg.seed)
     losses = [training_losses(model, batches[i], cfg, step_generator(cfg.seed, i)).total for i in range(2)]
     assert summary["final_loss"] == pytest.approx(sum(float(x.detach()) for x in losses) / 2, rel=1e-5)
