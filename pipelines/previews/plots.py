@@ -98,9 +98,11 @@ def stage_times(store: DeltaStore, batch: str) -> bytes | None:
         axes.text(length, k, f" {text}", va="center", fontsize=8)
     axes.set_yticks(y, stages)
     axes.invert_yaxis()
-    axes.set(xlabel="milliseconds a frame in a worker", title=batch)
+    axes.set(xlabel="milliseconds a frame in a worker")
+    axes.set_title(batch, loc="left")
     axes.set_xlim(0, 1.35 * max(float((inference + other).max()), 1e-3))
-    axes.legend(frameon=False, fontsize=8)
+    # Outside, since bars and their labels may lie anywhere.
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return _png(figure)
 
 
