@@ -11,22 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class HandOutline:
-    """One hand, in full-frame pixels.
-
-    Attributes:
-        side: left or right, the person's own hand.
-        keypoints: Shape (21, 2), MediaPipe order.
-        length_px: Wrist to fingertip of the stretched hand, undoing foreshortening.
-        precise: False where the hand was not seen: interpolated, or guessed from the body pose.
-    """
-
-    side: str
-    keypoints: np.ndarray
-    length_px: float
-    precise: bool = True
+from pipelines.masks.body import HandOutline, draw_hand
 
 
 @dataclass(frozen=True)
@@ -57,8 +42,6 @@ class Observation:
     @cached_property
     def silhouettes(self) -> tuple[np.ndarray, ...]:
         """Each hand's silhouette, (height, width) uint8 at working size."""
-        from pipelines.masks.body import draw_hand
-
         out = tuple(np.zeros(self.working_size, np.uint8) for _ in self.hands)
         for canvas, hand in zip(out, self.hands):
             draw_hand(canvas, hand, self.scale, 1)

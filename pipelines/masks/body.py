@@ -13,8 +13,6 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from pipelines.masks.base import HandOutline
-
 NOSE, MOUTH_L, MOUTH_R = 0, 9, 10
 EYES = (1, 2, 3, 4, 5, 6)
 EAR_L, EAR_R = 7, 8
@@ -241,6 +239,23 @@ def hand_length(keypoints: np.ndarray) -> float:
     Foreshortening only shortens, and it shortens the palm's directions unequally, so the longest one counts.
     """
     return max(float(np.linalg.norm(keypoints[a] - keypoints[b])) / share for a, b, share in _PALM_LENGTHS)
+
+
+@dataclass(frozen=True)
+class HandOutline:
+    """One hand, in full-frame pixels.
+
+    Attributes:
+        side: left or right, the person's own hand.
+        keypoints: Shape (21, 2), MediaPipe order.
+        length_px: Wrist to fingertip of the stretched hand, undoing foreshortening.
+        precise: False where the hand was not seen: interpolated, or guessed from the body pose.
+    """
+
+    side: str
+    keypoints: np.ndarray
+    length_px: float
+    precise: bool = True
 
 
 def draw_hand(canvas: np.ndarray, hand: HandOutline, scale: float, value: int, grow: float = 0.0) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.arrays import decode_mask, points_to_numpy
-from pipelines.masks.base import HandOutline, Observation, working_size
-from pipelines.masks.body import Body, hand_from_pose, hand_length
+from pipelines.masks.base import Observation, working_size
+from pipelines.masks.body import Body, HandOutline, hand_from_pose, hand_length
 from pipelines.masks.settings import MasksSettings
 
 POSE_COLUMNS = ["frame", "time_s", "detected", "landmarks", "person_mask"]

@@ -8,8 +8,8 @@ import pyarrow as pa
 from scipy.ndimage import distance_transform_edt
 
 from pipelines.arrays import encode_mask, points_to_arrow
-from pipelines.masks.base import HandOutline, Observation
-from pipelines.masks.body import hand_length
+from pipelines.masks.base import Observation
+from pipelines.masks.body import HandOutline, hand_length
 from pipelines.masks.geometric import GeometricBackend
 from pipelines.masks.settings import MasksSettings
 from pipelines.masks.stage import compose
