@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
-from pipelines.video import VideoWriter
+from models import weights
+from pipelines.video import VideoReader, VideoWriter
 from tests.conftest import moving_frames
+
+
+def dancer_frames(start: int, count: int, max_side: int = 320) -> list[np.ndarray]:
+    """Frames of a real person before a blue screen, (h, w, 3) uint8 RGB; from frame 100 on she is in full view."""
+    with VideoReader(weights.path("demo/dancer.avi"), max_side=max_side) as reader:
+        return [frame.rgb for frame in reader.frames(start, start + count)]
+
+
+def write_frames(path: Path, frames: Sequence[np.ndarray], fps: float = 25) -> Path:
+    """A clip of the given frames, (h, w, 3) uint8 RGB."""
+    with VideoWriter(path, fps=fps, width=frames[0].shape[1], height=frames[0].shape[0]) as writer:
+        for rgb in frames:
+            writer.write(np.ascontiguousarray(rgb))
+    return path
+
+
+def resized(frames: Sequence[np.ndarray], width: int, height: int) -> list[np.ndarray]:
+    """Frames at another size."""
+    return [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames]
 
 
 def write_video(
@@ -22,14 +44,25 @@ def write_video(
     return path
 
 
-def write_timed(path: Path, ticks: list[int], base: Fraction = Fraction(1, 1000), codec: str = "libx264") -> Path:
-    """A clip whose frames lie at the given ticks of `base` seconds."""
+def write_timed(
+    path: Path,
+    ticks: list[int],
+    base: Fraction = Fraction(1, 1000),
+    codec: str = "libx264",
+    frames: Sequence[np.ndarray] | None = None,
+) -> Path:
+    """A clip whose frames (`moving_frames` by default) lie at the given ticks of `base` seconds.
+
+    Sizes are stored as they are, odd ones too.
+    """
+    pictures = moving_frames(len(ticks), 96, 64) if frames is None else frames
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
-        stream.width, stream.height = 96, 64
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.height, stream.width = pictures[0].shape[:2]
+        odd = stream.width % 2 or stream.height % 2
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv444p" if odd else "yuv420p"
         stream.codec_context.time_base = base
-        for tick, rgb in zip(ticks, moving_frames(len(ticks), 96, 64)):
+        for tick, rgb in zip(ticks, pictures):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = tick, base
             container.mux(stream.encode(frame))
@@ -37,22 +70,28 @@ def write_timed(path: Path, ticks: list[int], base: Fraction = Fraction(1, 1000)
     return path
 
 
-def write_rotated(path: Path, degrees: float, hflip: bool = False) -> tuple[Path, np.ndarray]:
-    """A clip as a phone stores it, and its first frame as stored, before the display matrix."""
+def write_rotated(
+    path: Path, degrees: float, hflip: bool = False, frames: Sequence[np.ndarray] | None = None
+) -> tuple[Path, np.ndarray]:
+    """A clip as a phone stores it, and its first frame as stored, before the display matrix.
+
+    `frames` are stored frames; by default 12 of the same coloured quarters.
+    """
     rgb = np.zeros((48, 80, 3), np.uint8)
     rgb[:24, :40] = (250, 20, 20)  # red in the top left
     rgb[:24, 40:] = (20, 250, 20)
     rgb[24:, :40] = (20, 20, 250)
+    pictures = [rgb] * 12 if frames is None else frames
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"crf": "5"})
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv444p"
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv444p"
         stream.set_display_rotation(degrees, hflip=hflip)
-        for i in range(12):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, 24)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path, rgb
+    return path, pictures[0]
 
 
 def write_audio(path: Path) -> Path:
