@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     help="Interactive video virtual try-on: data and model pipeline.",
@@ -30,7 +31,7 @@ errors = Console(stderr=True)
 
 def fail(message: str) -> typer.Exit:
     """Print an error that says what to do; raise what it returns."""
-    errors.print(f"[bold red]error[/] {message}", highlight=False)
+    errors.print(f"[bold red]error[/] {escape(message)}", highlight=False)
     return typer.Exit(1)
 
 
@@ -54,7 +55,7 @@ def ingest(
         raise fail(str(e)) from e
     console.print(f"{len(landed.added)} new files in {landed.folder}", highlight=False)
     for name, reason in landed.refused.items():
-        console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False)
+        console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}", highlight=False)
     _materialize("annotate", batch, ["videos", "garments"])
     _print_videos(batch)
     console.print(f"Next: itryon materialize --batch {batch}", highlight=False)

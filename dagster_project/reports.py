@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.registry import STAGES
@@ -84,7 +85,7 @@ def print_status(report: dict[str, Any], console: Console) -> None:
             stage = entry["stages"].get(name)
             failed = f" [red]{stage['error']}[/]" if stage and stage["error"] else ""
             cells.append(f"{stage['ok']}{failed}" if stage else "-")
-        table.add_row(batch, videos, str(entry["frames"]), *cells)
+        table.add_row(escape(batch), videos, str(entry["frames"]), *cells)
     console.print(table)
     if report["checkpoints"]:
         table = Table("checkpoint", "preset", "steps", "loss", "try-on videos", "ISR", title="Checkpoints")
@@ -103,7 +104,8 @@ def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
         fps = f"{v['fps']:.2f}" if v["fps"] else ""
         colour = {"ok": "green", "rejected": "yellow", "error": "red"}[v["status"]]
         status = f"[{colour}]{v['status']}[/]"
-        table.add_row(v["source_path"], size, fps, str(v["num_frames"] or ""), status, v["reason"] or "")
+        name, reason = escape(v["source_path"]), escape(v["reason"] or "")
+        table.add_row(name, size, fps, str(v["num_frames"] or ""), status, reason)
     console.print(table)
 
 
@@ -113,7 +115,7 @@ def print_metrics(report: EvaluationReport, console: Console) -> None:
     table = Table("video", *names)
     for video, metrics in sorted(report.videos.items()):
         values = {m.metric: m.value for m in metrics}
-        table.add_row(video, *("-" if values.get(n) is None else f"{values[n]:.4f}" for n in names))
+        table.add_row(escape(video), *("-" if values.get(n) is None else f"{values[n]:.4f}" for n in names))
     console.print(table)
     for m in report.whole:
         text = f"{m.value:.4f} over {m.num_samples} videos" if m.value is not None else f"not computed: {m.reason}"
@@ -138,11 +140,11 @@ def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         check = event.asset_check_evaluation_data
         if not check.passed:
-            text = f"[red]check failed[/] {check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
+            text = f"[red]check failed[/] {check.asset_key.to_user_string()}.{check.check_name}: {escape(str(check.description))}"
             console.print(text, highlight=False)
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:
             error = error.cause
         reason = error.message.strip() if error is not None else "no reason recorded"
-        console.print(f"[red]{event.step_key} failed[/] {reason}", highlight=False)
+        console.print(f"[red]{event.step_key} failed[/] {escape(reason)}", highlight=False)
