@@ -140,8 +140,8 @@ def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         check = event.asset_check_evaluation_data
         if not check.passed:
-            text = f"[red]check failed[/] {check.asset_key.to_user_string()}.{check.check_name}: {escape(str(check.description))}"
-            console.print(text, highlight=False)
+            name = f"{check.asset_key.to_user_string()}.{check.check_name}"
+            console.print(f"[red]check failed[/] {name}: {escape(str(check.description))}", highlight=False)
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:
