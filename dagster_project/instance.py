@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def run_job(
     with dg.DagsterInstance.get() as instance, _alive(instance, home / "running") as run_id:
         if batch is not None:
             instance.add_dynamic_partitions(BATCHES, [batch])
+        # Dagster's own use of its preview functions; nothing that who runs a job could change.
+        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
         definition = build_defs().resolve_job_def(job)
         return definition.execute_in_process(
             instance=instance,
