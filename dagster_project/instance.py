@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.utils import make_new_run_id
 from filelock import FileLock, Timeout
 
@@ -55,7 +57,7 @@ def run_job(
     from dagster_project.build import build_defs
 
     home = dagster_home()
-    with dg.DagsterInstance.get() as instance, _alive(instance, home / "running") as run_id:
+    with _instance(home) as instance, _alive(instance, home / "running") as run_id:
         if batch is not None:
             instance.add_dynamic_partitions(BATCHES, [batch])
         # Dagster's own use of its preview functions; nothing that who runs a job could change.
@@ -72,6 +74,23 @@ def run_job(
             },
             raise_on_error=False,
         )
+
+
+def _instance(home: Path) -> dg.DagsterInstance:
+    """The instance of `home`; on a terminal its steps write there instead of into captured logs.
+
+    Dagster sends what a step prints to a file, also in this process, and then no progress bar, neither of an asset nor
+    of the trainer it starts, can be drawn.
+    """
+    if not sys.stderr.isatty():
+        return dg.DagsterInstance.get()
+    capture_nothing = {
+        "compute_logs": {
+            "module": "dagster._core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+        }
+    }
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=capture_nothing))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,11 @@
 """The whole DAG on a few seconds of real video: raw file to interaction success rates, and what it does in trouble."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -151,3 +156,22 @@ def test_the_lake_can_be_moved(lake, tmp_path):
     row = store.read(TRYON_VIDEOS).to_pylist()[0]
     assert store.blobs.local_path(row["uri"]).is_relative_to(moved)
     assert store.blobs.read_bytes(row["uri"])
+
+
+def test_a_terminal_shows_a_progress_bar(lake, tmp_path):
+    """Dagster captures what steps print, so the bar is checked on a real pseudo-terminal, from outside."""
+    config = tmp_path / "config.yaml"
+    config.write_text("pose: {smooth: false}\n")
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "dagster_project.cli", "materialize", "--batch", "b1", "--only", "pose"]
+    child = subprocess.Popen(
+        [*command, "--config", str(config)], stdin=follower, stdout=subprocess.DEVNULL, stderr=follower
+    )
+    os.close(follower)
+    seen = b""
+    with contextlib.suppress(OSError):  # a closed terminal ends the reading
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    os.close(leader)
+    assert child.wait(timeout=120) == 0
+    assert b"34/34" in seen and b"1/1 videos" in seen
