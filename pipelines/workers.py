@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import threading
@@ -40,6 +41,7 @@ def _start_worker(parent: int, threads: int, setup: Callable[..., None] | None, 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     # Spinning threads burn the core that another worker needs: on a busy machine encoding clips took 110 s, not 3.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    _return_freed_frames()
 
     def watch() -> None:
         # A killed parent cannot stop its workers; without this they would go on with hours of video.
@@ -53,3 +55,15 @@ def _start_worker(parent: int, threads: int, setup: Callable[..., None] | None, 
     cv2.setNumThreads(threads)
     if setup is not None:
         setup(*arguments)
+
+
+def _return_freed_frames() -> None:
+    """Let frames go back to the system when they are freed, where the C library is glibc.
+
+    It raises the size from which it does so with every large block that is freed; video frames then stay in a heap
+    that fragments. 1080p frames through the pose stage: 294 MB with a fixed threshold of one megabyte, 614 MB after 700
+    frames without, and 1.4 GB and growing after some thousands.
+    """
+    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(mmap_threshold, 1 << 20)
