@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipelines.ingest.manifest import MANIFEST, parse_manifest
 from pipelines.store import DeltaStore
+from pipelines.studio.mark import TRUTH, is_truth
 
 LANDING_ENV = "ITRYON_LANDING"
 VIDEO_SUFFIXES = frozenset(
@@ -134,7 +135,10 @@ def landing_batches(store: DeltaStore) -> dict[str, list[LandedFile]]:
 
 
 def scan(folder: Path) -> list[LandedFile]:
-    """All files below a folder, sorted by path, hidden ones left out; what must not be read says so in `refused`."""
+    """All files below a folder, sorted by path; what must not be read says so in `refused`.
+
+    Hidden files are left out, and so is the truth of a studio batch, which annotators must not see.
+    """
     files: list[LandedFile] = []
 
     def unreadable(error: OSError) -> None:
@@ -145,8 +149,8 @@ def scan(folder: Path) -> list[LandedFile]:
 
     base = folder.resolve()
     for parent, directories, names in os.walk(folder, onerror=unreadable):
-        directories[:] = sorted(d for d in directories if not d.startswith("."))
         here = Path(parent)
+        directories[:] = sorted(d for d in directories if not d.startswith(".") and not is_truth(here / d))
         for name in directories:
             path = here / name
             if path.is_symlink():
@@ -212,7 +216,11 @@ def land(path: str | os.PathLike[str], store: DeltaStore, batch: str) -> LandRep
     files = scan(source) if source.is_dir() else [_examine(source, source.parent, source.parent)]
     if source.is_dir() and not any(Path(f.path).suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES for f in files):
         raise FileNotFoundError(f"{source} holds no videos or photos (by their suffix)")
-    return place({f.path: f for f in files}, folder, batch)
+    named = {f.path: f for f in files}
+    if is_truth(source / TRUTH):
+        # Not raw material, but the batch's own: it goes along.
+        named |= {f"{TRUTH}/{f.path}": f for f in scan(source / TRUTH)}
+    return place(named, folder, batch)
 
 
 def place(files: dict[str, LandedFile], folder: Path, batch: str, manifest: str | None = None) -> LandReport:

@@ -5,6 +5,7 @@ No stage logic belongs here, and nothing outside this package opens a Delta tabl
 
 from pipelines.store.blobs import BlobStore
 from pipelines.store.delta import Commit, DeltaStore
-from pipelines.store.schemas import TABLES, TableSpec
+from pipelines.store.schemas import TableSpec
+from pipelines.store.tables import TABLES
 
 __all__ = ["TABLES", "BlobStore", "Commit", "DeltaStore", "TableSpec"]

@@ -21,7 +21,8 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from pipelines.store.blobs import BlobStore
-from pipelines.store.schemas import TABLES, TableSpec
+from pipelines.store.schemas import TableSpec
+from pipelines.store.tables import TABLES
 
 LAKE_ENV = "ITRYON_LAKE"
 DEFAULT_LAKE = "./lake"

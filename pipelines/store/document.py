@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipelines.store.schemas import TABLES, TableSpec
+from pipelines.store.schemas import TableSpec
+from pipelines.store.tables import TABLES
 
 
 def tables_markdown() -> str:

@@ -1,0 +1,162 @@
+"""Renders one clip: video, counterfactual, depth, truth, product pictures, and the record that says it is whole.
+
+Everything about a clip follows from the studio's seed and the clip's number, so a batch can grow without changing
+what is there, and any clip can be rendered again by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.captions.spans import runs
+from pipelines.studio.depth import DepthWriter
+from pipelines.studio.mark import TRUTH
+from pipelines.studio.motion import Script
+from pipelines.studio.plan import plan_clip
+from pipelines.studio.scene import Scene
+from pipelines.studio.sentences import sentence
+from pipelines.studio.settings import CODE_VERSION, StudioSettings
+from pipelines.studio.truth import TruthWriter
+from pipelines.video import VideoWriter
+
+GARMENTS = "garments"
+
+
+def settings_digest(settings: StudioSettings) -> str:
+    """What a clip's pictures and truth depend on besides its number."""
+    parts = settings.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})
+    return hashlib.sha256(json.dumps([CODE_VERSION, parts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_record(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of a rendered clip; None where it is not whole."""
+    try:
+        return json.loads((folder / TRUTH / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def render_clip(
+    settings: StudioSettings, index: int, folder: Path, on_frames: Callable[[int], None] = lambda n: None
+) -> dict[str, Any]:
+    """Render one clip into a batch folder, unless it is there already.
+
+    Args:
+        settings: The studio.
+        index: Number of the clip.
+        folder: Batch folder; `garments/` and `truth/` are made in it.
+        on_frames: Called with the number of frames just done.
+
+    Returns:
+        The clip's record, as in `truth/<clip>.json`.
+    """
+    plan = plan_clip(settings, index)
+    digest = settings_digest(settings)
+    known = read_record(folder, plan.name)
+    if known is not None and known["settings"] == digest and (folder / known["video"]).is_file():
+        on_frames(settings.frames)
+        return known
+    for part in (TRUTH, GARMENTS):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    scene = Scene(settings, plan)
+    truth = TruthWriter(scene.rig, scene.shape, settings.fps)
+    size: dict[str, Any] = {"fps": settings.fps, "width": settings.width, "height": settings.height}
+    video, other = f"{plan.name}.mp4", f"{TRUTH}/{plan.name}.other.mp4"
+    depth = f"{TRUTH}/{plan.name}.depth.mkv"
+    pictures = hashlib.sha256()
+    actions: list[str | None] = []
+    counterfactual = settings.counterfactual
+    with (
+        VideoWriter(folder / video, **size) as writer,
+        _MaybeVideo(folder / other if counterfactual else None, size) as other_writer,
+        DepthWriter(folder / depth, **size) as depth_writer,
+    ):
+        for number in range(settings.frames):
+            shot = scene.shoot(number)
+            writer.write(shot.frame.rgb)
+            pictures.update(shot.frame.rgb.tobytes())
+            depth_writer.write(shot.frame.depth)
+            truth.add(number, shot.moment, shot.frame, shot.camera, shot.agnostic)
+            actions.append(shot.moment.action)
+            if shot.counterfactual is not None:
+                other_writer.write(shot.counterfactual)
+                pictures.update(shot.counterfactual.tobytes())
+            on_frames(1)
+    _write_table(truth.frames(), folder / TRUTH / f"{plan.name}.frames.parquet")
+    _write_table(truth.hands(), folder / TRUTH / f"{plan.name}.hands.parquet")
+    worn, other_garment = (f"{GARMENTS}/{plan.name}{suffix}.png" for suffix in ("", "_other"))
+    for which, target in enumerate((worn, other_garment)):
+        _write_picture(folder / target, scene.product(which))
+    record = {
+        "video": video,
+        "settings": digest,
+        "version": CODE_VERSION,
+        "seed": plan.seed,
+        "performance": plan.performance,
+        "action": plan.action,
+        "side": scene.script.side,
+        "garment_type": plan.garment,
+        "garment_category": scene.category,
+        "garment": worn,
+        "counterfactual_garment": other_garment,
+        "counterfactual": other if counterfactual else None,
+        "depth": depth,
+        "spans": _spans(actions, scene.script, plan.garment),
+        "frames_sha256": pictures.hexdigest(),
+        "look": scene.description(),
+    }
+    temporary = folder / TRUTH / f".{uuid.uuid4().hex}.tmp"
+    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    # Last: a clip without its record is rendered again.
+    temporary.replace(folder / TRUTH / f"{plan.name}.json")
+    return record
+
+
+class _MaybeVideo:
+    """A video writer, or nothing where no video is wanted."""
+
+    def __init__(self, path: Path | None, size: Mapping[str, Any]):
+        self._writer = VideoWriter(path, **size) if path is not None else None
+
+    def __enter__(self) -> _MaybeVideo:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(*error)
+
+    def write(self, rgb: np.ndarray) -> None:
+        assert self._writer is not None
+        self._writer.write(rgb)
+
+
+def _spans(moments: list[str | None], script: Script, garment: str) -> list[dict[str, Any]]:
+    """Spans of frames with an action: half-open, with a sentence."""
+    acting = np.array([m is not None for m in moments])
+    return [
+        {"action": script.action, "start_frame": a, "end_frame": b, "text": sentence(script, garment)}
+        for a, b in runs(acting)
+    ]
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    temporary.replace(path)
+
+
+def _write_picture(path: Path, rgb: np.ndarray) -> None:
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp.png")
+    if not cv2.imwrite(str(temporary), rgb[..., ::-1]):
+        raise OSError(f"{path} could not be written")
+    temporary.replace(path)

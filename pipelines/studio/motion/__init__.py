@@ -1,0 +1,6 @@
+"""What people do in the studio: plans drawn at random, and their performance frame by frame."""
+
+from pipelines.studio.motion.perform import Moment, Performer, Touch
+from pipelines.studio.motion.script import ACTIONS_OF, Script, sample_script
+
+__all__ = ["ACTIONS_OF", "Moment", "Performer", "Script", "Touch", "sample_script"]

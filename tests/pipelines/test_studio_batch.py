@@ -1,0 +1,221 @@
+"""Rendered batches: files, truth that agrees with itself, determinism, resuming, loading into a lake, bad options."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from models.perception.hands.base import Camera
+from pipelines.arrays import decode_mask, points_to_numpy
+from pipelines.ingest.batch import ingest_batch
+from pipelines.ingest.landing import land, scan
+from pipelines.ingest.settings import IngestSettings
+from pipelines.store import DeltaStore
+from pipelines.store.schemas import GARMENTS, VIDEOS
+from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
+from pipelines.studio.batch import render_batch
+from pipelines.studio.clip import read_record, render_clip
+from pipelines.studio.depth import read_depth
+from pipelines.studio.load import load_truth
+from pipelines.studio.plan import plan_clip
+from pipelines.studio.settings import StudioSettings
+from pipelines.studio.truth import mesh_vertices
+from pipelines.video import VideoReader
+
+SMALL = StudioSettings(clips=2, seed=4, width=240, height=320, frames=21, fps=12, interaction_share=0.5, workers=2)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio") / "batch"
+    report = render_batch(SMALL, folder)
+    assert not report.failures
+    return folder, report
+
+
+def table(folder, index, what):
+    return pq.read_table(folder / "truth" / f"clip_{index:05d}.{what}.parquet")
+
+
+def test_a_batch_is_a_landing_folder_with_everything_in_it(batch):
+    folder, report = batch
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert [line["video"] for line in lines] == ["clip_00000.mp4", "clip_00001.mp4"]
+    for line in lines:
+        for name in (line["video"], line["garment"], line["tryon_garment"]):
+            assert (folder / name).is_file()
+        with VideoReader(folder / line["video"]) as reader:
+            assert (reader.info.width, reader.info.height) == (240, 320)
+            assert sum(1 for _ in reader.frames()) == 21
+    assert report.frames == 42 and 0 < report.interaction_frames < 42
+    assert sum(report.performances.values()) == 2
+    # With a share of one half every clip interacts.
+    spans = [line["actions"] for line in lines]
+    assert all(len(s) == 1 and s[0]["text"] for s in spans)
+
+
+def test_truth_agrees_with_itself(batch):
+    folder, _ = batch
+    for index in range(2):
+        frames, hands = table(folder, index, "frames"), table(folder, index, "hands")
+        record = read_record(folder, f"clip_{index:05d}")
+        depths = list(read_depth(folder / record["depth"]))
+        assert frames["frame"].to_pylist() == list(range(21)) and hands.num_rows == 42
+        landmarks = points_to_numpy(frames["landmarks"], 33)
+        world = points_to_numpy(frames["world_landmarks"], 33)
+        acting = [a is not None for a in frames["action"].to_pylist()]
+        (span,) = record["spans"]
+        assert acting == [span["start_frame"] <= i < span["end_frame"] for i in range(21)]
+        assert {a for a in frames["action"].to_pylist() if a} == {span["action"]}
+        for i in range(0, 21, 5):
+            row = {c: frames[c][i].as_py() for c in frames.column_names if c.endswith("_mask") or c == "camera"}
+            masks = {k: decode_mask(v, 320, 240).astype(bool) for k, v in row.items() if k != "camera"}
+            person = masks["person_mask"]
+            assert 0.05 < person.mean() < 0.9
+            # What the other garment covers need not be person in this one.
+            assert (masks["agnostic_mask"] & ~person).sum() < 0.05 * person.sum()
+            for part in ("garment_mask", "skin_mask"):
+                assert masks[part].any() and not (masks[part] & ~person).any()
+            assert not (masks["garment_mask"] & masks["skin_mask"]).any()
+            assert not (masks["garment_mask"] & ~masks["agnostic_mask"]).any()
+            # Depth is where the person is, and nowhere else.
+            assert np.array_equal(np.isfinite(depths[i]), person)
+            # Landmarks in space project to landmarks in the picture, up to where the hips are.
+            camera = Camera(*(row["camera"][k] for k in ("fx", "fy", "cx", "cy")))
+            nose = landmarks[i, 0]
+            hips = np.linalg.lstsq(*_rays(camera, landmarks[i, :, :2], world[i]), rcond=None)[0]
+            assert np.allclose(camera.project(world[i] + hips), landmarks[i, :, :2], atol=0.05)
+            if nose[3]:
+                assert person[round(float(nose[1])), round(float(nose[0]))]
+
+
+def _rays(camera, pixels, points):
+    """Linear equations for the translation that brings points onto their pixels' rays."""
+    slope = (pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    zero, one = np.zeros(len(points)), np.ones(len(points))
+    a = np.concatenate([np.stack([one, zero, -slope[:, 0]], 1), np.stack([zero, one, -slope[:, 1]], 1)])
+    b = np.concatenate([slope[:, k] * points[:, 2] - points[:, k] for k in range(2)])
+    return a, b
+
+
+def test_hands_of_the_truth_project_and_touch_when_the_manifest_says_so(batch):
+    folder, _ = batch
+    for index in range(2):
+        frames, hands = table(folder, index, "frames"), table(folder, index, "hands")
+        flat, space = points_to_numpy(hands["keypoints_2d"], 21), points_to_numpy(hands["keypoints_3d"], 21)
+        record = read_record(folder, f"clip_{index:05d}")
+        (span,) = record["spans"]
+        for k in range(hands.num_rows):
+            row = hands.slice(k, 1).to_pylist()[0]
+            c = frames["camera"][row["frame"]].as_py()
+            camera = Camera(c["fx"], c["fy"], c["cx"], c["cy"])
+            assert np.allclose(camera.project(space[k].astype(float)), flat[k], atol=0.05)
+            vertices = mesh_vertices(row["vertices"], space[k, 0])
+            # Each finger's end lies in the mesh's surface, and the mesh is as large as a hand.
+            assert 0.12 < np.linalg.norm(np.ptp(vertices, axis=0)) < 0.35
+            for tip in (4, 8, 12, 16, 20):
+                assert np.linalg.norm(vertices - space[k, tip], axis=1).min() < 0.02
+            inside = span["start_frame"] <= row["frame"] < span["end_frame"]
+            if row["handedness"] == record["side"]:
+                assert (row["action"] == span["action"]) == inside
+            assert row["contact"] == (row["action"] is not None)
+            assert 0 <= row["visible"] <= 1
+
+
+def test_the_other_garment_changes_the_garment_and_nothing_else(batch):
+    folder, _ = batch
+    record = read_record(folder, "clip_00000")
+    frames = table(folder, 0, "frames")
+    with VideoReader(folder / record["video"]) as a, VideoReader(folder / record["counterfactual"]) as b:
+        pairs = [(x.rgb.astype(int), y.rgb.astype(int)) for x, y in zip(a.frames(), b.frames())]
+    assert len(pairs) == 21
+    changed = np.abs(pairs[10][0] - pairs[10][1]).mean(-1)
+    agnostic = decode_mask(frames["agnostic_mask"][10].as_py(), 320, 240).astype(bool)
+    person = decode_mask(frames["person_mask"][10].as_py(), 320, 240).astype(bool)
+    assert changed[agnostic].mean() > 10
+    # Behind the person only the codec differs.
+    assert changed[~person].mean() < 3
+
+
+def test_the_same_seed_gives_the_same_frames_whatever_else_is_rendered(batch, tmp_path):
+    folder, _ = batch
+    again = render_clip(SMALL.model_copy(update={"clips": 7, "workers": 1}), 1, tmp_path)
+    assert again["frames_sha256"] == read_record(folder, "clip_00001")["frames_sha256"]
+    assert (tmp_path / again["video"]).read_bytes() == (folder / again["video"]).read_bytes()
+    other = render_clip(SMALL.model_copy(update={"seed": 5}), 1, tmp_path / "other")
+    assert other["frames_sha256"] != again["frames_sha256"]
+
+
+def test_what_is_whole_is_not_rendered_again_and_what_is_not_is(batch, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(batch[0], folder)
+    kept, lost = folder / "clip_00000.mp4", folder / "truth" / "clip_00001.json"
+    before = kept.stat().st_mtime_ns
+    # A run that was killed leaves a video without its record.
+    lost.unlink()
+    report = render_batch(SMALL, folder)
+    assert report.clips == 2 and lost.is_file() and kept.stat().st_mtime_ns == before
+    assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
+
+
+def test_annotators_do_not_see_the_truth_but_the_lake_gets_it(batch, tmp_path):
+    folder, _ = batch
+    assert not [f.path for f in scan(folder) if f.path.startswith("truth")]
+    store = DeltaStore(tmp_path / "lake")
+    store.ensure_tables()
+    with pytest.raises(LookupError, match="no truth"):
+        load_truth(store, "b")
+    land(folder, store, "b")
+    ingest_batch(store, "b", IngestSettings())
+    videos = {v["source_path"]: v for v in store.read(VIDEOS).to_pylist()}
+    assert set(videos) == {"clip_00000.mp4", "clip_00001.mp4"} and all(v["status"] == "ok" for v in videos.values())
+    assert store.read(GARMENTS).num_rows == 4 and all(g["status"] == "ok" for g in store.read(GARMENTS).to_pylist())
+    report = load_truth(store, "b")
+    clips = {c["source_path"]: c for c in store.read(STUDIO_CLIPS).to_pylist()}
+    assert {p: c["video_id"] for p, c in clips.items()} == {p: v["video_id"] for p, v in videos.items()}
+    assert store.read(STUDIO_FRAMES).num_rows == 42 and store.read(STUDIO_HANDS).num_rows == 84
+    assert report.rows == {"studio_clips": 2, "studio_frames": 42, "studio_hands": 84}
+    for clip in clips.values():
+        assert store.blobs.exists(clip["counterfactual_uri"]) and store.blobs.exists(clip["depth_uri"])
+    assert load_truth(store, "b").data_version == report.data_version
+
+
+def test_plans_hold_to_the_share_and_cover_every_action():
+    settings = StudioSettings(clips=400, interaction_share=0.08)
+    plans = [plan_clip(settings, i) for i in range(400)]
+    share = sum(p.performance == "interaction" for p in plans) / 400
+    assert abs(share - 0.16) < 0.02
+    assert {p.performance for p in plans} == {"interaction", "pantomime", "hover", "rest", "walk", "idle"}
+    assert {p.action for p in plans if p.performance == "interaction"} == set(settings.actions)
+    assert {p.split for p in plans} == {"train", "val", "test"}
+    assert plans == [plan_clip(settings.model_copy(update={"clips": 10}), i) for i in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"clips": 0}, "greater than or equal to 1"),
+        ({"frames": 20, "fps": 25}, "a hand needs 1.5 s"),
+        ({"interaction_share": 0.9}, "less than or equal to 0.5"),
+        ({"actions": ["juggle"]}, "unknown actions juggle"),
+        ({"val_share": 0.6, "test_share": 0.6}, "leave nothing"),
+        ({"width": 481}, "multiple of 2"),
+        ({"fabrics": "/nowhere/at/all"}, "no folder"),
+        ({"colour": "red"}, "Extra inputs"),
+    ],
+)
+def test_bad_options_are_refused_with_a_reason(values, message):
+    with pytest.raises(ValidationError, match=message):
+        StudioSettings.model_validate(values)
+
+
+def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path):
+    (tmp_path / "holiday.mp4").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="no studio batch"):
+        render_batch(SMALL, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["holiday.mp4"]
