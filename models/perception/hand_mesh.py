@@ -58,6 +58,7 @@ class HandMesh:
         vertices: (V, 3) at rest, metres, wrist at the origin.
         joints: (J, 3) at rest.
         tips: (5, 3) finger ends at rest.
+        tip_vertices: (5, n) vertices whose mean is a tip.
         faces: (F, 3) triangles, counter-clockwise from outside.
         weights: (V, J) skinning weights; rows sum to 1.
     """
@@ -77,8 +78,8 @@ class HandMesh:
         self.weights = np.zeros((len(self.vertices), len(self.joints)))
         np.put_along_axis(self.weights, data["weight_index"].astype(int), data["weight"].astype(np.float64), axis=1)
         self.weights /= self.weights.sum(1, keepdims=True)
-        self._tip_vertices = data["tip_vertices"].astype(int)
-        self.tips = self.vertices[self._tip_vertices].mean(1)
+        self.tip_vertices = data["tip_vertices"].astype(int)
+        self.tips = self.vertices[self.tip_vertices].mean(1)
         # Keypoints that are joints, in keypoint order, and the joint whose motion each keypoint follows.
         self.keypoint_joint = np.empty(21, int)
         inner = np.setdiff1d(np.arange(21), TIPS)
@@ -112,7 +113,7 @@ class HandMesh:
     def skeleton(self, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Joints (J, 3) and finger ends (5, 3) of one hand shape (S,), unposed."""
         shape = self._checked(shape)
-        tips = self._reshaped(shape, self._tip_vertices.ravel()).reshape(5, -1, 3).mean(1)
+        tips = self._reshaped(shape, self.tip_vertices.ravel()).reshape(5, -1, 3).mean(1)
         return shape[0] * self._unscaled_joints(shape), tips
 
     @staticmethod

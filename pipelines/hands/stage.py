@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from models import weights
 from models.perception.hands.base import SIDES, Camera, HandEstimator, HandObservation, HandTrack
+from models.perception.hands.lifter import WEIGHTS as LIFTER
+from models.perception.hands.lifter import lifter_digest
 from models.perception.hands.mediapipe import WEIGHTS, MediaPipeHands, hand_finder
 from pipelines.arrays import points_to_arrow, points_to_numpy, record_batch, structs_to_arrow
 from pipelines.hands.settings import CODE_VERSION, HandsSettings
@@ -32,6 +34,7 @@ def build_estimator(settings: HandsSettings, threads: int) -> HandEstimator:
 
     Raises:
         MissingWeights: MediaPipe's networks are not in the weights cache.
+        FileNotFoundError: The hand lifter's weights are missing from the package.
         models.perception.hands.hamer.HamerUnavailable: HaMeR was asked for and something of it is missing.
     """
     options = settings.model_dump(include={"min_presence", "min_visibility", "retry_frames"})
@@ -59,7 +62,9 @@ class HandsStage(Stage):
     def weights(self) -> Mapping[str, str]:
         """Name -> SHA-256 of the networks."""
         digests = {name: weights.digest(name) for name in WEIGHTS}
-        if self.settings.backend == "hamer":
+        if self.settings.backend == "mediapipe":
+            digests[LIFTER.name] = lifter_digest()
+        else:
             from models.perception.hands.hamer import checkpoint_digest
 
             digests["hamer.ckpt"] = checkpoint_digest(self.settings.hamer.data)
@@ -89,7 +94,7 @@ class HandsStage(Stage):
             info = reader.info
             tracks, count = self._observe(estimator, reader, pose, set(cuts), task)
         camera = estimator.camera(info.width, info.height)
-        tracks = {side: drop_outliers(t) for side, t in tracks.items()}
+        tracks = {side: estimator.refine(drop_outliers(t)) for side, t in tracks.items()}
         fits = estimator.fit(tracks, camera)
         filled = {}
         for side, fit in fits.items():

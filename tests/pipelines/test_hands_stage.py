@@ -259,7 +259,8 @@ def test_video_without_a_person_has_no_rows(stages, lake, moving_video) -> None:
 def test_stage_pickles_and_knows_its_weights() -> None:
     stage = pickle.loads(pickle.dumps(HandsStage(HandsSettings(max_gap_frames=4))))
     assert stage.settings.max_gap_frames == 4
-    assert set(stage.weights()) == {"palm_detection_full.tflite", "hand_landmark_full.tflite"}
+    names = {"palm_detection_full.tflite", "hand_landmark_full.tflite", "hand_lifter.safetensors"}
+    assert set(stage.weights()) == names
 
 
 def test_hamer_without_its_files_says_what_to_do(tmp_path) -> None:

@@ -132,6 +132,10 @@ class HandEstimator(ABC):
             pose: (33, 4) body landmarks: x, y in pixels, z, visibility; None where the person was not found.
         """
 
+    def refine(self, track: HandTrack) -> HandTrack:
+        """The track as `fit` and the table should have it, with all of its frames known; unchanged by default."""
+        return track
+
     @abstractmethod
     def fit(self, tracks: Mapping[str, HandTrack], camera: Camera) -> dict[str, HandFit]:
         """Posed meshes of the hands of one person, by handedness."""

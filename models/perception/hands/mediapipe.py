@@ -1,9 +1,10 @@
-"""The embedded hand estimator: MediaPipe landmarks, fitted onto the CC0 hand mesh."""
+"""The embedded hand estimator: MediaPipe landmarks, lifted into space and fitted onto the CC0 hand mesh."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from models.perception.hand_ik import estimate_shape, fit_hands, refine_shape
 from models.perception.hand_mesh import TOPOLOGY, shared_mesh
 from models.perception.hands.base import MIRROR, Camera, HandEstimator, HandFit, HandObservation, HandTrack, Inference
 from models.perception.hands.finder import HandFinder
+from models.perception.hands.lifter import HandLifter, arm_of
 
 WEIGHTS = ("palm_detection_full.tflite", "hand_landmark_full.tflite")
 
@@ -28,19 +30,24 @@ def hand_finder(threads: int = 1, **options: Any) -> HandFinder:
 
 
 class MediaPipeHands(HandEstimator):
-    """Landmarks around the body pose's wrists, then inverse kinematics with one hand shape per video.
+    """Landmarks around the body pose's wrists, lifted, then inverse kinematics with one hand shape per video.
 
     Args:
         finder: Finds the hands.
         field_of_view_deg: Angle that the longer side of the frame is taken to span.
+        lifter: Turns what was seen into keypoints in space; the one in the package by default.
+
+    Raises:
+        FileNotFoundError: The lifter's weights are missing.
     """
 
     source = "mediapipe"
     topology = TOPOLOGY
 
-    def __init__(self, finder: HandFinder, field_of_view_deg: float = 55.0):
+    def __init__(self, finder: HandFinder, field_of_view_deg: float = 55.0, lifter: HandLifter | None = None):
         self._finder = finder
         self._field_of_view = field_of_view_deg
+        self._lifter = lifter or HandLifter()
 
     def camera(self, width: int, height: int) -> Camera:
         """Camera with the assumed field of view."""
@@ -51,8 +58,12 @@ class MediaPipeHands(HandEstimator):
         self._finder.reset(inference)
 
     def detect(self, rgb: np.ndarray, pose: np.ndarray | None) -> list[HandObservation]:
-        """Hands in the next frame."""
-        return self._finder(rgb, pose)
+        """Hands in the next frame, each with its arm in `extra`."""
+        return [replace(h, extra={"arm": arm_of(pose, h.handedness)}) for h in self._finder(rgb, pose)]
+
+    def refine(self, track: HandTrack) -> HandTrack:
+        """Keypoints corrected in the picture and in space."""
+        return self._lifter(track)
 
     def fit(self, tracks: Mapping[str, HandTrack], camera: Camera) -> dict[str, HandFit]:
         """Both hands of a person share one shape."""
