@@ -1,8 +1,8 @@
-"""Where the hands are and how they are held, in units of the body: what the kinematic backend reasons about.
+"""Where the hands are and how they are held, in units of the body: what the kinematic backend rests on.
 
 Everything is measured in the frame of the torso, so it does not change with the size of the person in the picture:
 `u` runs from the person's right to the left in body units (shoulder widths) from the middle of the body, `v` from the
-shoulder line (0) to the hip line (1). Only measurements belong here; what they mean is in `kinematic`.
+shoulder line (0) to the hip line (1). Only measurements belong here; what they mean is for the contact network.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Body:
         inward: Shape (frames, 3), unit normal of the torso pointing into the body from its front (x right, y down,
             z away from the camera).
         landmarks: Shape (frames, 33, 4).
+        world: Shape (frames, 33, 3), metres.
     All NaN where no person was found.
     """
 
@@ -46,6 +47,7 @@ class Body:
     torso_px: np.ndarray
     inward: np.ndarray
     landmarks: np.ndarray
+    world: np.ndarray
 
     def to_torso(self, points: np.ndarray) -> np.ndarray:
         """(u, v) of pixel positions of shape (frames, ..., 2)."""
@@ -67,11 +69,11 @@ class Hand:
     Attributes:
         side: left or right.
         keypoints: Shape (frames, 21, 2), pixels.
+        space: Shape (frames, 21, 3), metres; x right, y down, z away from the camera.
         score: Shape (frames,), detector confidence, 0 where interpolated or absent.
         palm: Shape (frames, 2), (u, v) of the middle of the palm.
         reach: Shape (frames, 2), (u, v) of the middle between the tips of thumb and index.
         inside: Shape (frames,), share of the keypoints inside the torso's outline.
-        facing: Shape (frames,), cosine between the palm's normal and `Body.inward`.
         speed: Shape (frames,), body units a second.
         pinch: Shape (frames,), distance of the tips of thumb and index over the length of the palm, in space.
         elbow_flexion: Shape (frames,), angle between upper arm and forearm in degrees; 180 is a straight arm.
@@ -80,18 +82,19 @@ class Hand:
 
     side: str
     keypoints: np.ndarray
+    space: np.ndarray
     score: np.ndarray
     palm: np.ndarray
     reach: np.ndarray
     inside: np.ndarray
-    facing: np.ndarray
     speed: np.ndarray
     pinch: np.ndarray
     elbow_flexion: np.ndarray
     from_other_forearm: np.ndarray
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """`vectors` at length 1 along the last axis; NaN for those of length 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
@@ -126,7 +129,7 @@ def measure_body(landmarks: np.ndarray, world: np.ndarray, fps: float) -> Body:
     points = landmarks[..., :2].astype(float)
     shoulders = points[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(1)
     spine = points[:, [LEFT_HIP, RIGHT_HIP]].mean(1) - shoulders
-    down = _unit(spine)
+    down = unit_vectors(spine)
     width = points[:, LEFT_SHOULDER] - points[:, RIGHT_SHOULDER]
     across = np.stack([down[:, 1], -down[:, 0]], -1)
     # Seen from behind, the person's left is on the left of the picture.
@@ -137,7 +140,7 @@ def measure_body(landmarks: np.ndarray, world: np.ndarray, fps: float) -> Body:
     unit = np.fmax(span, torso / _TORSO_PER_SHOULDERS)
     wide = (world[:, LEFT_SHOULDER] - world[:, RIGHT_SHOULDER]).astype(float)
     tall = (world[:, [LEFT_HIP, RIGHT_HIP]].mean(1) - world[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(1)).astype(float)
-    return Body(shoulders, across, down, unit, torso, _unit(np.cross(wide, tall)), landmarks)
+    return Body(shoulders, across, down, unit, torso, unit_vectors(np.cross(wide, tall)), landmarks, world)
 
 
 def measure_hand(
@@ -147,7 +150,6 @@ def measure_hand(
     score: np.ndarray,
     body: Body,
     fps: float,
-    facing_window_s: float,
 ) -> Hand:
     """What can be said of one hand in every frame.
 
@@ -158,7 +160,6 @@ def measure_hand(
         score: Shape (frames,), detector confidence.
         body: The torso.
         fps: Frames a second.
-        facing_window_s: Length of the running median over `facing`, seconds.
     """
     on_torso = body.to_torso(keypoints)
     palm, reach = on_torso[:, PALM].mean(1), on_torso[:, [THUMB_TIP, INDEX_TIP]].mean(1)
@@ -168,13 +169,6 @@ def measure_hand(
     # A collar stands above the line of the shoulder joints; the mouth is at about -0.3.
     neck = (np.abs(u) < 0.35) & (v > -0.15) & (v <= 0)
     inside = (trunk | neck).mean(-1)
-
-    # For a right hand, wrist to index times wrist to little finger points out of the palm.
-    turn = np.cross(space[:, INDEX_KNUCKLE] - space[:, 0], space[:, PINKY_KNUCKLE] - space[:, 0])
-    outward = _unit(turn.astype(float)) * (1 if side == "right" else -1)
-    facing = (outward * body.inward).sum(-1)
-    window = 2 * round(facing_window_s * fps / 2) + 1
-    facing = np.where(np.isfinite(facing), running(lambda w: np.nanmedian(w, -1), facing, window), np.nan)
 
     step = max(1, round(fps / 15))
     position = palm * [1.0, _TORSO_PER_SHOULDERS]
@@ -192,7 +186,7 @@ def measure_hand(
     points = body.landmarks[..., :2].astype(float)
     shoulder = LEFT_SHOULDER if side == "left" else RIGHT_SHOULDER
     upper, lower = points[:, shoulder] - points[:, ELBOW[side]], points[:, WRIST[side]] - points[:, ELBOW[side]]
-    cosine = (_unit(upper) * _unit(lower)).sum(-1)
+    cosine = (unit_vectors(upper) * unit_vectors(lower)).sum(-1)
     flexion = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
     other = "left" if side == "right" else "right"
@@ -201,11 +195,11 @@ def measure_hand(
     return Hand(
         side,
         keypoints,
+        space,
         score,
         palm,
         reach,
         np.where(known, inside, np.nan),
-        facing,
         speed,
         pinch,
         flexion,

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from pipelines.captions.manifest import frame_span
-from pipelines.captions.spans import Span, temporal_iou
+from pipelines.captions.spans import Span, match_spans, temporal_iou
 from pipelines.ingest.manifest import parse_manifest
 from pipelines.store import TABLES, DeltaStore
 
@@ -27,8 +26,8 @@ class VideoScore:
     Attributes:
         truth: Labelled spans.
         predicted: Predicted spans.
-        ious: For each labelled span, the IoU with the prediction assigned to it; 0 where none is.
-        matched: Labelled spans found, i.e. with an IoU at or above the threshold.
+        ious: For each labelled span, the largest IoU that any prediction has with it.
+        matched: Labelled spans found, one prediction each, with an IoU at or above the threshold.
     """
 
     truth: tuple[Span, ...]
@@ -72,17 +71,6 @@ class SpanScore:
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def match_spans(predicted: Sequence[Span], truth: Sequence[Span]) -> tuple[float, ...]:
-    """IoU of each labelled span with the prediction assigned to it, under the one-to-one assignment of largest sum."""
-    if not predicted or not truth:
-        return (0.0,) * len(truth)
-    table = np.array([[temporal_iou(t, p) for p in predicted] for t in truth])
-    out = np.zeros(len(truth))
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    out[rows] = table[rows, columns]
-    return tuple(float(v) for v in out)
-
-
 def score_spans(
     predicted: Mapping[str, Sequence[Span]], truth: Mapping[str, Sequence[Span]], iou: float = 0.5
 ) -> SpanScore:
@@ -98,10 +86,9 @@ def score_spans(
     videos = {}
     for name, labelled in truth.items():
         found = [(int(a), int(b)) for a, b in predicted.get(name, ())]
-        ious = match_spans(found, labelled)
-        videos[name] = VideoScore(
-            tuple((int(a), int(b)) for a, b in labelled), tuple(found), ious, sum(v >= iou for v in ious)
-        )
+        ious = tuple(max((temporal_iou(p, t) for p in found), default=0.0) for t in labelled)
+        matched = int((match_spans(found, labelled, iou) >= 0).sum())
+        videos[name] = VideoScore(tuple((int(a), int(b)) for a, b in labelled), tuple(found), ious, matched)
     return SpanScore(
         iou,
         matched=sum(v.matched for v in videos.values()),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.vlm.settings import ChatSettings
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class SmoothingSettings(BaseModel):
@@ -24,62 +24,17 @@ class SmoothingSettings(BaseModel):
     )
 
 
-class SoftThreshold(BaseModel):
-    """A logistic step: 0.5 at `centre`, 0.73 one `width` further."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    centre: float = Field(description="Value at which the step is 0.5")
-    width: float = Field(gt=0, description="Distance over which it rises from 0.5 to 0.73")
-
-
-def _step(centre: float, width: float, description: str) -> SoftThreshold:
-    return Field(default_factory=lambda: SoftThreshold(centre=centre, width=width), description=description)
-
-
 class KinematicSettings(BaseModel):
-    """Contact from geometry and motion. Lengths are in body units: one body unit is the width of the shoulders."""
+    """Captions by a small network over pose, hands and the picture around them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    over_garment: SoftThreshold = _step(
-        0.6, 0.08, "Share of the hand's surroundings and of the hand that is garment region"
-    )
-    palm_facing: SoftThreshold = _step(
-        0.71,
-        0.05,
-        "Cosine between the palm's normal and the way into the torso, near 1 for a hand laid on it; 0.71 is 45 degrees",
-    )
-    speed: SoftThreshold = _step(2.2, 0.3, "Body units a second; a hand that is faster only passes")
-    hands_apart: SoftThreshold = _step(
+    min_probability: float = Field(
         0.5,
-        0.08,
-        "Distance of the two hands in body units; hands that hold each other are nearer than a hand's length",
-    )
-    cloth_drag: SoftThreshold = _step(
-        0.3, 0.05, "Share of tracked points of the cloth next to the hand that move along with it"
-    )
-    facing_window_s: float = Field(
-        0.3, gt=0, le=5, description="Length of the running median over the palm's direction, seconds"
-    )
-    cloth_motion: bool = Field(True, description="Track the cloth next to moving hands in the picture; needs decoding")
-    cloth_step_s: float = Field(0.1, gt=0, le=1, description="Time between the two pictures that are compared, seconds")
-    cloth_unit_px: int = Field(
-        96, ge=32, le=512, description="Pixels of one body unit in the pictures that are compared"
-    )
-    reliability: float = Field(
-        0.8,
-        ge=0.5,
-        le=1,
-        description="Share of the spans that the evidence is right about, so the highest confidence. A hand held flat "
-        "just before the body looks as one laid on it. 0.8 is (n + 1) / (n + 2) for the n = 3 contacts of the labelled "
-        "clips, all found; too few to know better",
-    )
-    min_confidence: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Spans that are less sure are not written. Lower it to see every stay of a hand over the garment",
+        gt=0,
+        lt=1,
+        description="How likely a hand has to do something to the garment for a frame to count. Lower it to miss less "
+        "and be wrong more often",
     )
 
 
@@ -116,7 +71,8 @@ class CaptionSettings(BaseModel):
 
     backend: Literal["kinematic", "vlm"] = Field(
         "kinematic",
-        description="kinematic: from pose, hands and cloth motion, no further network. vlm: a vision-language model",
+        description="kinematic: a small network over pose, hands and the picture around them. vlm: a vision-language "
+        "model",
     )
     smoothing: SmoothingSettings = Field(default_factory=SmoothingSettings, description="From frame labels to spans")
     kinematic: KinematicSettings = Field(default_factory=KinematicSettings, description="The embedded backend")

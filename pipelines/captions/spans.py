@@ -7,10 +7,11 @@ frame-level interaction labels this way before they become time-stamped segments
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 Span = tuple[int, int]
 """Half-open: first frame, frame after the last."""
@@ -106,3 +107,23 @@ def temporal_iou(a: Span, b: Span) -> float:
     intersection = max(0, min(a[1], b[1]) - max(a[0], b[0]))
     union = (a[1] - a[0]) + (b[1] - b[0]) - intersection
     return intersection / union if union > 0 else 0.0
+
+
+def match_spans(predicted: Sequence[Span], truth: Sequence[Span], least: float = 0.5) -> np.ndarray:
+    """Shape (predicted,), index of the true span that each prediction finds, one to one; -1 where it finds none.
+
+    Pairs below the temporal IoU `least` do not count; among the rest the assignment of the largest sum is taken.
+
+    Raises:
+        ValueError: `least` lies outside (0, 1].
+    """
+    if not 0 < least <= 1:
+        raise ValueError(f"the least IoU must lie in (0, 1], not {least}")
+    out = np.full(len(predicted), -1)
+    if len(predicted) and len(truth):
+        iou = np.array([[temporal_iou(p, t) for t in truth] for p in predicted])
+        iou[iou < least] = 0
+        rows, columns = linear_sum_assignment(iou, maximize=True)
+        counts = iou[rows, columns] > 0
+        out[rows[counts]] = columns[counts]
+    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 from platformdirs import user_cache_path
@@ -16,6 +16,9 @@ from pipelines.captions.settings import CODE_VERSION, CaptionSettings
 from pipelines.captions.tracks import frame_times
 from pipelines.stage import Stage, VideoTask
 from pipelines.store.schemas import CAPTIONS
+
+if TYPE_CHECKING:
+    from pipelines.captions.annotate import KinematicBackend
 
 
 class CaptionsStage(Stage):
@@ -30,13 +33,29 @@ class CaptionsStage(Stage):
 
     def __init__(self, settings: CaptionSettings):
         super().__init__(settings)
+        self._backend: KinematicBackend | None = None
+
+    def weights(self) -> Mapping[str, str]:
+        """Name -> SHA-256 of the networks."""
+        if self.settings.backend != "kinematic":
+            return {}
+        from models.contact.network import weights_digest
+
+        return {"contact": weights_digest()}
 
     def setup(self, threads: int) -> None:
-        """Check that the vision-language endpoint is configured, before any video fails for it."""
+        """Make the backend, before any video fails for what it lacks."""
         if self.settings.backend == "vlm":
             from models.vlm.client import ChatClient
 
             ChatClient(self.settings.vlm.endpoint)
+            return
+        import torch
+
+        from pipelines.captions.annotate import KinematicBackend
+
+        torch.set_num_threads(threads)
+        self._backend = KinematicBackend(self.settings)
 
     def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
         """Rows of one video; see `pipelines.stage.Stage.annotate`.
@@ -69,9 +88,9 @@ class CaptionsStage(Stage):
 
             backend = VlmBackend(self.settings, vlm_cache(task.store.root))
             return backend.caption(task, want_global=whole is None, want_actions=actions is None)
-        from pipelines.captions.annotate import KinematicBackend
-
-        return KinematicBackend(self.settings).caption(task, known_actions=actions)
+        if self._backend is None:
+            raise RuntimeError("CaptionsStage.setup() was not called")
+        return self._backend.caption(task, known_actions=actions)
 
 
 def vlm_cache(lake_root: str) -> Path:

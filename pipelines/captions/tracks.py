@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from pipelines.arrays import decode_mask, points_to_numpy
 from pipelines.captions.features import Body, Hand, measure_body, measure_hand, surroundings
-from pipelines.captions.settings import KinematicSettings
 
 POSE_COLUMNS = ["frame", "time_s", "detected", "landmarks", "world_landmarks", "score"]
 HAND_COLUMNS = ["frame", "handedness", "score", "keypoints_2d", "keypoints_3d"]
 MASK_COLUMNS = ["frame", "mask", "height", "width", "category"]
+MASK_HOLD_S = 0.1
+"""Hands are followed in every frame; the garment's outline hardly changes within this time, and decoding a mask costs
+about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,7 @@ def frame_times(pose: pa.Table, num_frames: int, fps: float) -> np.ndarray:
     return times
 
 
-def build_tracks(
-    pose: pa.Table, hands: pa.Table, num_frames: int, fps: float, size: tuple[int, int], settings: KinematicSettings
-) -> Tracks:
+def build_tracks(pose: pa.Table, hands: pa.Table, num_frames: int, fps: float, size: tuple[int, int]) -> Tracks:
     """Arrays over all frames from the rows of one video.
 
     Args:
@@ -59,7 +59,6 @@ def build_tracks(
         num_frames: Frames of the video.
         fps: Average frames a second.
         size: (height, width) of the picture.
-        settings: For the window of the palm's direction.
     """
     frames = pose["frame"].to_numpy()
     landmarks = np.full((num_frames, 33, 4), np.nan, np.float32)
@@ -83,7 +82,7 @@ def build_tracks(
         deep = np.full((num_frames, 21, 3), np.nan, np.float32)
         sure = np.zeros(num_frames)
         flat[at], deep[at], sure[at] = keypoints[rows], space[rows], hand_score[rows]
-        measured[side] = measure_hand(side, flat, deep, sure, body, fps, settings.facing_window_s)
+        measured[side] = measure_hand(side, flat, deep, sure, body, fps)
     return Tracks(frame_times(pose, num_frames, fps), fps, size, detected, score, body, measured)
 
 
@@ -92,8 +91,7 @@ class GarmentRegion:
 
     Args:
         masks: Columns `MASK_COLUMNS`.
-        hold: For how many frames a decoded mask is good enough. Hands are followed in every frame; the outline of the
-            garment hardly changes within a tenth of a second, and decoding it costs about a millisecond.
+        hold: For how many frames a decoded mask is good enough, see `MASK_HOLD_S`.
     """
 
     def __init__(self, masks: pa.Table, hold: int = 1):
@@ -116,7 +114,7 @@ class GarmentRegion:
         out = {side: np.full(len(w), np.nan) for side, w in wanted.items()}
         for frame in np.flatnonzero(np.any(list(wanted.values()), axis=0)):
             asked = [s for s, w in wanted.items() if w[frame] and np.isfinite(hands[s].keypoints[frame]).all()]
-            mask = self._mask(int(frame)) if asked else None
+            mask = self.at(int(frame)) if asked else None
             if mask is None:
                 continue
             height, width = mask.shape
@@ -126,7 +124,8 @@ class GarmentRegion:
                 out[side][frame] = mask[y[inside], x[inside]].sum() / len(x)
         return out
 
-    def _mask(self, frame: int) -> np.ndarray | None:
+    def at(self, frame: int) -> np.ndarray | None:
+        """Shape (height, width), uint8: the mask at a frame, or held from one shortly before; None if there is none."""
         if self._decoded is None or not 0 <= frame - self._decoded[0] < self._hold:
             row = self._row.get(frame)
             if row is None:

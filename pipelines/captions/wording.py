@@ -1,6 +1,6 @@
-"""Names and sentences: which action a contact is, from what the hand does and where, and how to say it.
+"""Sentences: how to say what a hand does, from the name of the action and how the hand moves and where.
 
-Rules on measurements only; nothing here decides whether there is a contact.
+Rules on measurements only; nothing here decides whether a hand does something, or what.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from pipelines.captions.features import Body, Hand
 
 # Where things are, in the torso's frame (see features): v 0 is the line of the shoulder joints, 1 that of the hips.
 COLLAR_V, CHEST_V, HEM_V = 0.0, 0.45, 0.85
-COLLAR_U, ZIP_U, SIDE_U = 0.40, 0.20, 0.30
-# Thumb and index tips nearer than 0.4 palms, 3 to 4 cm, may hold cloth between them.
-PINCH = 0.4
-FOREARM, APART = 0.2, 0.3
+COLLAR_U, SIDE_U = 0.40, 0.30
 # Body units a second; resting hands tremble and landmarks jitter by about this much.
 STILL = 0.3
 # A caption is one or two sentences; a long video has more contacts than those can name.
@@ -32,9 +29,6 @@ class Movement:
         speed: Median speed, body units a second.
         travel_u, travel_v: Signed way from the first to the last tenth of the span; to the person's left, down.
         path: Length of the way, body units.
-        pinched: Share of frames in which thumb and index hold something.
-        on_forearm: Share of frames in which the palm lies on the other forearm.
-        drag: Largest share of the cloth next to the hand that went along with it; NaN where it was not measured.
     """
 
     u: float
@@ -43,25 +37,20 @@ class Movement:
     travel_u: float
     travel_v: float
     path: float
-    pinched: float
-    on_forearm: float
-    drag: float
 
 
-def measure_movement(hand: Hand, apart: np.ndarray, drag: np.ndarray, start: int, end: int, fps: float) -> Movement:
+def measure_movement(hand: Hand, start: int, end: int, fps: float) -> Movement:
     """What `hand` does in frames [start, end); frames where it is not known do not count."""
     span = slice(start, end)
     known = np.flatnonzero(np.isfinite(hand.palm[span]).all(-1)) + start
     if not len(known):
         nan = float("nan")
-        return Movement(nan, nan, nan, nan, nan, nan, 0.0, 0.0, nan)
+        return Movement(nan, nan, nan, nan, nan, nan)
     reach = hand.reach[known]
     tenth = max(1, len(known) // 10)
     travel = np.median(reach[-tenth:], 0) - np.median(reach[:tenth], 0)
     speed = hand.speed[known]
     speed = speed[np.isfinite(speed)]
-    pulled = drag[span]
-    sleeve = (hand.from_other_forearm[known] < FOREARM) & (apart[known] > APART)
     return Movement(
         u=float(np.median(reach[:, 0])),
         v=float(np.median(reach[:, 1])),
@@ -69,25 +58,7 @@ def measure_movement(hand: Hand, apart: np.ndarray, drag: np.ndarray, start: int
         travel_u=float(travel[0]),
         travel_v=float(travel[1]),
         path=float(speed.sum() / fps),
-        pinched=float((hand.pinch[known] < PINCH).mean()),
-        on_forearm=float(sleeve.mean()),
-        drag=float(np.nanmax(pulled)) if np.isfinite(pulled).any() else float("nan"),
     )
-
-
-def action_of(m: Movement) -> str:
-    """Category of a contact, one of `schemas.ACTIONS`."""
-    if m.on_forearm > 0.5:
-        return "roll_sleeve"
-    if m.v < COLLAR_V and abs(m.u) < COLLAR_U and m.pinched > 0.5:
-        return "adjust_collar"
-    if m.pinched > 0.5 and abs(m.u) < ZIP_U and abs(m.travel_v) > 0.25 and abs(m.travel_v) > 2 * abs(m.travel_u):
-        return "operate_zipper"
-    if m.v > HEM_V:
-        return "adjust_hem"
-    if m.pinched > 0.5 and m.drag > 0.5 and m.travel_u * np.sign(m.u) > 0.1:
-        return "stretch_fabric"
-    return "other"
 
 
 def place_of(u: float, v: float) -> str:
@@ -110,7 +81,7 @@ def sentence(action: str, hand: str, m: Movement) -> str:
         return f"{who} roll{s} the {other}sleeve of the garment"
     if action == "operate_zipper":
         way = "down" if m.travel_v > 0 else "up"
-        return f"{who} pull{s} something {way} the middle of the garment, as one does with a zipper"
+        return f"{who} pull{s} the zipper of the garment {way}"
     if action == "stretch_fabric":
         return f"{who} stretch{'es' if s else ''} the fabric at the {place_of(m.u, m.v)} of the garment"
     place = f"the {place_of(m.u, m.v)} of the garment"
@@ -122,12 +93,6 @@ def sentence(action: str, hand: str, m: Movement) -> str:
         way = ("down" if m.travel_v > 0 else "up") if abs(1.6 * m.travel_v) > abs(m.travel_u) else "across"
         return f"{who} slide{s} {way} {place}"
     return f"{who} rub{s} {place}"
-
-
-def bystander(hand: str, m: Movement) -> str:
-    """A hand over the garment of which it is not known that it touches it."""
-    who = "both hands are" if hand == "both" else f"the {hand} hand is"
-    return f"{who} in front of the {place_of(m.u, m.v)} of the garment"
 
 
 def _framing(body: Body, height: int) -> str:

@@ -1,30 +1,26 @@
-"""Contact from geometry, on a drawn person of whom everything is known."""
+"""Measurements, spans and words of the kinematic backend, on a drawn person of whom everything is known."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.captions.annotate import KinematicBackend
-from pipelines.captions.cloth import Scene, drag_shares
+from models.contact.network import CLASSES
+from pipelines.captions.annotate import KinematicBackend, caption_actions
+from pipelines.captions.base import ActionCaption
+from pipelines.captions.contact import ActingSpan, Contact, ContactReader
 from pipelines.captions.features import LEFT_SHOULDER, RIGHT_SHOULDER, surroundings
-from pipelines.captions.kinematic import Evidence, caption_actions, hand_spans, step
-from pipelines.captions.settings import CaptionSettings, KinematicSettings, SmoothingSettings, SoftThreshold
-from pipelines.captions.spans import temporal_iou
+from pipelines.captions.settings import CaptionSettings, KinematicSettings
 from pipelines.captions.tracks import HAND_COLUMNS, POSE_COLUMNS, GarmentRegion, build_tracks
-from pipelines.captions.wording import Movement, action_of, describe, place_of, sentence
+from pipelines.captions.wording import Movement, describe, measure_movement, place_of, sentence
 from tests.pipelines.captions_scene import CENTRE, FPS, HEIGHT, PX, SHOULDER, WIDTH, person, raise_and_rub, tables
-
-STILL_CLOTH = CaptionSettings(kinematic=KinematicSettings(cloth_motion=False))
 
 
 class Task:
     """A video's rows without a lake."""
 
-    def __init__(self, rows, path=None):
+    def __init__(self, rows):
         self._rows = rows
-        self.path = path
-        self.threads = 1
         count = rows["pose"].num_rows
         self.row = {"num_frames": count, "fps": FPS, "height": HEIGHT, "width": WIDTH}
 
@@ -32,71 +28,85 @@ class Task:
         return self._rows[table].select(columns) if columns else self._rows[table]
 
 
-def captions(people, settings=STILL_CLOTH, garment=None):
-    return KinematicBackend(settings).caption(Task(tables(people, garment)))
-
-
-def track(people, settings=None):
+def track(people):
     rows = tables(people)
     pose, hands = rows["pose"].select(POSE_COLUMNS), rows["hands"].select(HAND_COLUMNS)
-    return build_tracks(pose, hands, len(people), FPS, (HEIGHT, WIDTH), settings or KinematicSettings())
+    return build_tracks(pose, hands, len(people), FPS, (HEIGHT, WIDTH))
 
 
-def test_a_palm_that_rubs_the_chest_is_found_where_it_is():
+def contact(frames, span, name, probability=0.9):
+    """A hand that does one thing in `span`."""
+    touching, doing = np.zeros(frames), np.zeros((frames, len(CLASSES)))
+    touching[span[0] : span[1]] = probability
+    doing[:, CLASSES.index(name)] = 1.0
+    return Contact(touching, doing)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Lets a test say what the contact network sees."""
+
+    def see(right, left=None):
+        def read(self, task, tracks, region):
+            nothing = contact(len(tracks.times_s), (0, 0), "rest")
+            return {"left": left or nothing, "right": right or nothing}
+
+        monkeypatch.setattr(ContactReader, "read", read)
+
+    return see
+
+
+def test_what_the_network_sees_becomes_a_caption_where_it_is(seen):
     path, truth = raise_and_rub()
-    whole, actions = captions(person(path))
-    assert [(a.action, a.hand) for a in actions] == [("other", "right")]
-    assert temporal_iou((actions[0].start, actions[0].end), truth) > 0.8
-    assert actions[0].text == "the right hand rubs the chest of the garment"
-    assert 0.5 <= actions[0].confidence <= KinematicSettings().reliability
-    expected = "A person, visible from head to hips, faces the camera and stands still. The right hand rubs"
-    assert whole.text.startswith(expected)
+    seen(contact(len(path), truth, "other"))
+    whole, actions = KinematicBackend(CaptionSettings()).caption(Task(tables(person(path))))
+    expected = "the right hand rubs the chest of the garment"
+    assert actions == [ActionCaption("other", *truth, expected, pytest.approx(0.9), "right")]
+    said = "A person, visible from head to hips, faces the camera and stands still. The right hand rubs"
+    assert whole.text.startswith(said)
     assert whole.confidence == pytest.approx(0.9)
 
 
-def test_the_left_hand_mirrors_the_right():
+def test_how_sure_it_has_to_be_is_a_setting(seen):
     path, truth = raise_and_rub()
-    _, actions = captions(person(path * [-1, 1], side="left"))
-    assert [a.hand for a in actions] == ["left"]
-    assert temporal_iou((actions[0].start, actions[0].end), truth) > 0.8
+    seen(contact(len(path), truth, "adjust_hem", 0.4))
+    rows = Task(tables(person(path)))
+    assert KinematicBackend(CaptionSettings()).caption(rows)[1] == []
+    bold = CaptionSettings(kinematic=KinematicSettings(min_probability=0.3))
+    (action,) = KinematicBackend(bold).caption(rows)[1]
+    assert (action.action, action.start, action.end) == ("adjust_hem", *truth)
 
 
-@pytest.mark.parametrize("turn", [60, 90, 180])
-def test_a_hand_that_turns_its_palm_away_only_gestures(turn):
+def test_known_actions_are_not_looked_for(monkeypatch):
+    monkeypatch.setattr(ContactReader, "read", lambda *_: pytest.fail("looked at the video"))
+    known = [ActionCaption("adjust_hem", 0, 5, "the left hand lifts the hem", 1.0, "left")]
     path, _ = raise_and_rub()
-    whole, actions = captions(person(path, turn_deg=turn))
-    assert actions == []
-    assert "The left hand" not in whole.text and "right hand moves in front of the chest" in whole.text
+    whole, actions = KinematicBackend(CaptionSettings()).caption(Task(tables(person(path))), known)
+    assert actions == known and whole.text.endswith("The left hand lifts the hem.")
 
 
-def test_a_gesture_before_the_garment_is_an_unsure_stay_for_who_asks():
+def test_a_person_who_is_not_found_gets_no_captions():
     path, _ = raise_and_rub()
-    every = CaptionSettings(kinematic=KinematicSettings(cloth_motion=False, min_confidence=0))
-    _, actions = captions(person(path, turn_deg=120), every)
-    assert [a.text for a in actions] == ["the right hand is in front of the chest of the garment"]
-    assert actions[0].confidence == pytest.approx(1 - KinematicSettings().reliability, abs=0.02)
+    nobody = person(path)
+    nobody.landmarks[:], nobody.world[:] = np.nan, np.nan
+    nobody.keypoints["right"][:], nobody.space["right"][:] = np.nan, np.nan
+    whole, actions = KinematicBackend(CaptionSettings()).caption(Task(tables(nobody)))
+    assert actions == [] and whole.text == "No person is found in the video."
 
 
-def test_hands_that_hold_each_other_do_not_hold_the_garment():
-    path, _ = raise_and_rub()
-    # The other wrist follows where this one's is during the rubbing.
-    assert captions(person(path, other_wrist=(-0.05, 0.2)))[1] == []
-    assert len(captions(person(path, other_wrist=(0.25, 0.6)))[1]) == 1
+def test_two_hands_that_do_the_same_become_one_caption():
+    path = np.tile([-0.08, 0.2], (40, 1))
+    hands = track(person(path)).hands
+    hands["left"] = track(person(path * [-1, 1], side="left")).hands["left"]
+    spans = {"left": [ActingSpan(0, 38, "other", 0.7)], "right": [ActingSpan(4, 40, "other", 0.8)]}
+    (both,) = caption_actions(hands, spans, FPS)
+    assert (both.start, both.end, both.hand, both.confidence) == (0, 40, "both", 0.8)
+    assert both.text == "both hands rest on the chest of the garment"
+    spans["left"] = [ActingSpan(0, 38, "adjust_hem", 0.7)]
+    assert [c.hand for c in caption_actions(hands, spans, FPS)] == ["left", "right"]
 
 
-def test_a_hand_in_front_of_no_garment_is_no_contact():
-    path, _ = raise_and_rub()
-    trousers = np.zeros((HEIGHT, WIDTH), np.uint8)
-    trousers[230:] = 1
-    assert captions(person(path), garment=trousers)[1] == []
-
-
-def test_a_hand_that_swings_across_fast_only_passes():
-    count = 60
-    swing = np.stack([0.15 * np.sin(np.arange(count) * 2 * np.pi / 12), np.full(count, 0.2)], -1)
-    assert captions(person(swing))[1] == []
-    slow = np.stack([0.15 * np.sin(np.arange(count) * 2 * np.pi / 60), np.full(count, 0.2)], -1)
-    assert len(captions(person(slow))[1]) == 1
+# --- measurements ---
 
 
 @settings(deadline=None, max_examples=15)
@@ -105,17 +115,8 @@ def test_measurements_do_not_depend_on_size_and_place(scale, x, y):
     path, _ = raise_and_rub(rub_s=0.6, rest_s=0.1)
     one = track(person(path)).hands["right"]
     other = track(person(path, scale=scale, shift=(x, y))).hands["right"]
-    for name in ("palm", "reach", "inside", "facing", "speed", "pinch", "elbow_flexion", "from_other_forearm"):
+    for name in ("palm", "reach", "inside", "speed", "pinch", "elbow_flexion", "from_other_forearm"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=2e-3, err_msg=name)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("turn", [0, 30, 90, 150, 180])
-def test_facing_is_the_cosine_of_the_palms_turn(side, turn):
-    x = 0.1 if side == "left" else -0.1
-    path = np.tile([x, 0.2], (5, 1))
-    hand = track(person(path, turn_deg=turn, side=side)).hands[side]
-    np.testing.assert_allclose(hand.facing, np.cos(np.radians(turn)), atol=1e-5)
 
 
 def test_torso_coordinates_and_speed():
@@ -137,19 +138,6 @@ def test_a_person_seen_from_behind_has_the_sides_swapped_and_faces_away():
     np.testing.assert_allclose(shoulders[0, :, 0], (0.5, -0.5), atol=1e-5)
 
 
-def test_frames_without_person_or_hand_are_unknown_not_contact():
-    path, (start, stop) = raise_and_rub()
-    people = person(path)
-    people.landmarks[start + 10 : stop] = np.nan
-    people.world[start + 10 : stop] = np.nan
-    _, actions = captions(people)
-    assert all(a.end <= start + 10 + 2 for a in actions)
-    nobody = person(path)
-    nobody.landmarks[:], nobody.world[:] = np.nan, np.nan
-    whole, actions = captions(nobody)
-    assert actions == [] and whole.text == "No person is found in the video."
-
-
 def test_garment_around_a_hand_is_counted_where_it_is():
     people = person(np.tile([0.0, 0.2], (3, 1)))
     hand = track(people).hands["right"]
@@ -165,79 +153,52 @@ def test_garment_around_a_hand_is_counted_where_it_is():
     np.testing.assert_allclose(shares, [expected, np.nan, expected])
 
 
-def test_confidence_is_the_mean_evidence_and_unsure_stays_can_be_asked_for():
-    near, contact = np.zeros(90), np.zeros(90)
-    near[10:40], contact[10:40] = 0.9, 0.8
-    near[60:80], contact[60:80] = 0.9, 0.2
-    seen = Evidence(near, contact)
-    kinematic = KinematicSettings()
-    sure = hand_spans(seen, FPS, SmoothingSettings(), kinematic)
-    assert sure == [((10, 40), pytest.approx(0.8 * 0.8 + 0.2 * 0.2))]
-    every = hand_spans(seen, FPS, SmoothingSettings(), kinematic.model_copy(update={"min_confidence": 0.0}))
-    assert [s for s, _ in every] == [(10, 40), (60, 80)]
-    assert every[1][1] == pytest.approx(0.8 * 0.2 + 0.2 * 0.8)
+def test_movement_is_measured_where_the_hand_is_known():
+    path = np.stack([np.full(40, 0.0), np.linspace(0.1, 0.375, 40)], -1)
+    people = person(path)
+    moved = measure_movement(track(people).hands["right"], 0, 40, FPS)
+    # Half a torso (0.275 of 0.55 m) down in 39 frames; the first and last tenth are averaged.
+    assert moved.travel_v == pytest.approx(0.5 * 36 / 39, abs=0.02) and moved.travel_u == pytest.approx(0, abs=1e-3)
+    assert moved.path == pytest.approx(0.275 / 0.36, rel=0.1)
+    people.keypoints["right"][:], people.space["right"][:] = np.nan, np.nan
+    assert np.isnan(measure_movement(track(people).hands["right"], 0, 40, FPS).u)
 
 
-def test_two_hands_that_do_the_same_become_one_caption():
-    path = np.tile([-0.08, 0.2], (40, 1))
-    right, left = person(path), person(path * [-1, 1], side="left")
-    right.landmarks[:, [13, 15]], right.world[:, [13, 15]] = left.landmarks[:, [13, 15]], left.world[:, [13, 15]]
-    right.keypoints["left"], right.space["left"] = left.keypoints["left"], left.space["left"]
-    tracks = track(right)
-    sure = np.ones(40)
-    nothing = {side: np.full(40, np.nan) for side in tracks.hands}
-    evidence = {side: Evidence(sure, sure) for side in tracks.hands}
-    smoothing, kinematic = SmoothingSettings(), KinematicSettings()
-    found = caption_actions(tracks.body, tracks.hands, evidence, nothing, FPS, smoothing, kinematic)
-    assert [(c.start, c.end, c.hand) for c in found] == [(0, 40, "both")]
-    assert found[0].text == "both hands rest on the chest of the garment"
+def test_shoulders_in_the_scene_are_where_the_tests_believe():
+    people = person(np.zeros((1, 2)))
+    left, right = people.landmarks[0, [LEFT_SHOULDER, RIGHT_SHOULDER], :2]
+    np.testing.assert_allclose(left - right, (2 * SHOULDER * PX, 0))
 
 
-@given(st.floats(-1e3, 1e3), st.floats(-5, 5), st.floats(0.01, 5))
-def test_steps_rise_from_zero_to_one(value, centre, width):
-    threshold = SoftThreshold(centre=centre, width=width)
-    low, high = step(np.array([value, value + 0.1]), threshold)
-    assert 0 <= low <= high <= 1
-    assert step(np.array([centre]), threshold)[0] == pytest.approx(0.5)
-    assert step(np.array([np.nan]), threshold)[0] == 0
+# --- words ---
 
-
-_AT_REST = Movement(0, 0.3, 0.1, 0, 0, 0.1, 0, 0, float("nan"))
-
-
-def _movement(**changes):
-    return Movement(**{**_AT_REST.__dict__, **changes})
+_AT_REST = Movement(0, 0.3, 0.1, 0, 0, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "action", "text"),
+    ("action", "changes", "text"),
     [
-        ({}, "other", "the right hand rests on the chest of the garment"),
-        ({"speed": 0.8, "path": 1.2}, "other", "the right hand rubs the chest of the garment"),
+        ("other", {}, "the right hand rests on the chest of the garment"),
+        ("other", {"speed": 0.8, "path": 1.2}, "the right hand rubs the chest of the garment"),
         (
-            {"speed": 0.8, "path": 0.7, "travel_v": -0.4},
             "other",
+            {"speed": 0.8, "path": 0.7, "travel_v": -0.4},
             "the right hand slides up the chest of the garment",
         ),
-        ({"v": -0.05, "u": 0.2, "pinched": 1.0}, "adjust_collar", "the right hand adjusts the collar of the garment"),
-        ({"v": 0.95, "u": -0.4}, "adjust_hem", "the right hand adjusts the hem of the garment"),
+        ("adjust_collar", {"v": -0.05}, "the right hand adjusts the collar of the garment"),
+        ("adjust_hem", {"v": 0.95}, "the right hand adjusts the hem of the garment"),
+        ("operate_zipper", {"travel_v": 0.5}, "the right hand pulls the zipper of the garment down"),
+        ("operate_zipper", {"travel_v": -0.5}, "the right hand pulls the zipper of the garment up"),
+        ("roll_sleeve", {"v": 0.5}, "the right hand rolls the left sleeve of the garment"),
         (
-            {"pinched": 1.0, "travel_v": 0.5, "path": 0.9, "speed": 0.5},
-            "operate_zipper",
-            "the right hand pulls something down the middle of the garment, as one does with a zipper",
-        ),
-        ({"on_forearm": 0.9, "v": 0.5}, "roll_sleeve", "the right hand rolls the left sleeve of the garment"),
-        (
-            {"u": 0.5, "v": 0.6, "pinched": 0.9, "drag": 0.8, "travel_u": 0.2},
             "stretch_fabric",
+            {"u": 0.5, "v": 0.6},
             "the right hand stretches the fabric at the left side of the middle of the garment",
         ),
     ],
 )
-def test_what_the_hand_does_and_where_names_the_action(changes, action, text):
-    movement = _movement(**changes)
-    assert action_of(movement) == action
-    assert sentence(action, "right", movement) == text
+def test_sentences_say_what_the_hand_does_and_where(action, changes, text):
+    assert sentence(action, "right", Movement(**{**_AT_REST.__dict__, **changes})) == text
 
 
 def test_a_caption_of_the_whole_names_each_thing_once_and_not_too_many():
@@ -263,60 +224,3 @@ def test_both_hands_take_a_plural_verb():
 )
 def test_places_are_the_wearers(u, v, place):
     assert place_of(u, v) == place
-
-
-def _cloth_scene(hand_shift, cloth_shift, seed=0):
-    """Torso with cloth; the cloth around the hand moves by `cloth_shift` pixels and the hand by `hand_shift`."""
-    rng = np.random.default_rng(seed)
-    unit = 96.0
-    size = 240
-    texture = rng.uniform(60, 200, (size // 4, size // 4))
-    x, y = np.meshgrid(np.arange(size), np.arange(size))
-
-    def picture(centre, shift):
-        import cv2
-
-        smooth = cv2.resize(texture.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-        # Cloth follows within half a body unit of the hand, less and less further out.
-        distance = np.hypot(x - centre[0], y - centre[1])
-        pull = np.clip(1.6 - distance / (0.5 * unit), 0, 1)
-        warped = cv2.remap(
-            smooth, (x - shift[0] * pull).astype(np.float32), (y - shift[1] * pull).astype(np.float32), cv2.INTER_LINEAR
-        )
-        cv2.ellipse(warped, tuple(map(int, centre)), (22, 14), 0, 0, 360, 250, -1)
-        return np.clip(warped, 0, 255).astype(np.uint8)
-
-    def scene(centre, shift):
-        landmarks = np.full((33, 2), np.nan, np.float32)
-        landmarks[[11, 12, 24, 23]] = [(180, 30), (60, 30), (70, 210), (170, 210)]
-        landmarks[[14, 16]] = [(20, 160), (centre[0] - 25, centre[1])]
-        angle = np.linspace(0, 2 * np.pi, 21, endpoint=False)
-        keypoints = np.stack([centre[0] + 22 * np.cos(angle), centre[1] + 14 * np.sin(angle)], -1).astype(np.float32)
-        return Scene(picture(centre, shift), landmarks, {"right": keypoints}, unit)
-
-    start = np.array([115.0, 110.0])
-    return scene(start, (0, 0)), scene(start + hand_shift, np.asarray(cloth_shift, float))
-
-
-@pytest.mark.parametrize("shift", [(6, 0), (0, -6), (4, 5)])
-def test_cloth_that_goes_along_is_told_from_cloth_that_stays(shift):
-    assert drag_shares(*_cloth_scene(np.array(shift), shift), ["right"])["right"] > 0.5
-    assert drag_shares(*_cloth_scene(np.array(shift), (0, 0)), ["right"])["right"] < 0.1
-
-
-def test_a_hand_at_rest_or_unseen_says_nothing_about_cloth():
-    before, after = _cloth_scene(np.array([0.3, 0.0]), (0, 0))
-    shares = drag_shares(before, after, ["right", "left"])
-    assert np.isnan(shares["right"]) and np.isnan(shares["left"])
-
-
-def test_cloth_without_texture_says_nothing():
-    before, after = _cloth_scene(np.array([6.0, 0.0]), (6, 0))
-    flat = [Scene(np.full_like(s.grey, 128), s.landmarks, s.hands, s.unit) for s in (before, after)]
-    assert np.isnan(drag_shares(*flat, ["right"])["right"])
-
-
-def test_shoulders_in_the_scene_are_where_the_tests_believe():
-    people = person(np.zeros((1, 2)))
-    left, right = people.landmarks[0, [LEFT_SHOULDER, RIGHT_SHOULDER], :2]
-    np.testing.assert_allclose(left - right, (2 * SHOULDER * PX, 0))

@@ -8,20 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.captions.score import main, match_spans, read_truth, score_batch, score_spans
-from pipelines.captions.spans import temporal_iou
+from pipelines.captions.score import main, read_truth, score_batch, score_spans
+from pipelines.captions.spans import match_spans, temporal_iou
 from pipelines.store import TABLES, Commit
 
 span = st.tuples(st.integers(0, 40), st.integers(1, 20)).map(lambda s: (s[0], s[0] + s[1]))
 
 
-@given(st.lists(span, max_size=4), st.lists(span, max_size=4))
-def test_the_assignment_is_the_best_of_all(predicted, truth):
-    best = 0.0
+@given(st.lists(span, max_size=4), st.lists(span, max_size=4), st.sampled_from([0.2, 0.5, 0.9]))
+def test_the_assignment_is_the_best_of_all(predicted, truth, least):
+    def worth(p, t):
+        iou = temporal_iou(p, t) if p else 0.0
+        return iou if iou >= least else 0.0
+
     padded = [*predicted, *[None] * len(truth)]
-    for order in permutations(padded, len(truth)):
-        best = max(best, sum(temporal_iou(t, p) for t, p in zip(truth, order) if p))
-    assert sum(match_spans(predicted, truth)) == pytest.approx(best)
+    best = max(sum(worth(p, t) for t, p in zip(truth, order)) for order in permutations(padded, len(truth)))
+    match = match_spans(predicted, truth, least)
+    found = [(p, m) for p, m in zip(predicted, match) if m >= 0]
+    assert len({m for _, m in found}) == len(found)
+    assert all(temporal_iou(p, truth[m]) >= least for p, m in found)
+    assert sum(temporal_iou(p, truth[m]) for p, m in found) == pytest.approx(best)
 
 
 def test_counts():
