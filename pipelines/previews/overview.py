@@ -22,7 +22,8 @@ def overview(store: DeltaStore, batch: str, max_videos: int = 1) -> bytes:
         LookupError: The batch has not been annotated.
     """
     sheets = [contact_sheet(store, batch, stage, max_videos=max_videos) for stage in _STAGES]
-    pictures = [cv2.imdecode(np.frombuffer(s, np.uint8), cv2.IMREAD_COLOR) for s in sheets if s]
+    decoded = [cv2.imdecode(np.frombuffer(s, np.uint8), cv2.IMREAD_COLOR) for s in sheets if s]
+    pictures = [p for p in decoded if p is not None]
     if not pictures:
         raise LookupError(f"Batch {batch!r} has no annotations: itryon materialize --batch {batch} --to captions")
     width = max(p.shape[1] for p in pictures)
