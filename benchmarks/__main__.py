@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import annotation, report
+from benchmarks import annotation, report, studio
 
 HERE = Path(__file__).parent
 
 
 def main(
-    only: Annotated[str | None, typer.Option(help="throughput or memory")] = None,
+    only: Annotated[str | None, typer.Option(help="throughput, memory or studio")] = None,
     minutes: Annotated[str, typer.Option(help="Lengths of the video for the memory figures, minutes")] = "0.25,0.5,1",
     fps: Annotated[float, typer.Option(help="Frame rate of that video")] = 10.0,
 ) -> None:
@@ -29,6 +29,7 @@ def main(
     for name, measure in {
         "throughput": annotation.throughput,
         "memory": lambda: annotation.memory(lengths, fps),
+        "studio": studio.studio,
     }.items():
         if only in (None, name):
             results[name] = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, **measure()}

@@ -12,6 +12,8 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append(_throughput(results["throughput"]))
     if "memory" in results:
         parts.append(_memory(results["memory"]))
+    if "studio" in results:
+        parts.append(_studio(results["studio"]))
     return "\n".join(parts)
 
 
@@ -55,4 +57,20 @@ def _memory(r: dict[str, Any]) -> str:
     for e in r["lengths"]:
         cells = " | ".join(f"{e['peak_memory_mb'][n]:.0f}" for n in names)
         lines.append(f"| {e['minutes']:g} | {e['frames']} | {cells} |")
+    return "\n".join([*lines, ""])
+
+
+def _studio(r: dict[str, Any]) -> str:
+    lines = [
+        "## Capture studio\n",
+        f"{r['measured']}, {r['machine']}; {r['frames']} frames of 480x640, {r['cores']} workers. Goal: 12 frames a "
+        f"second and core with everything. The baked body takes {r['rig_bytes'] / 1e6:.2f} MB (goal: 3 MB).\n",
+        "| what | seconds | CPU seconds | frames a second and core |",
+        "|---|---|---|---|",
+    ]
+    for name, run in r["runs"].items():
+        rate = run["frames_per_second_and_core"]
+        lines.append(f"| {name} | {run['wall_s']:.1f} | {run['cpu_s']:.1f} | {rate:.1f} |")
+    lines += ["", "| frames of a clip | peak memory MB |", "|---|---|"]
+    lines += [f"| {length} | {mb:.0f} |" for length, mb in r["memory_mb"].items()]
     return "\n".join([*lines, ""])

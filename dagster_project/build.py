@@ -9,8 +9,10 @@ import dagster as dg
 from pydantic import BaseModel
 
 from assets.annotations import annotation_assets
+from assets.annotator_report import annotator_report
 from assets.evaluation import evaluation_assets
 from assets.ingest import ingest
+from assets.studio import studio
 from assets.training import training_assets
 from assets.tryon import tryon_assets
 from dagster_project.jobs import all_jobs
@@ -21,11 +23,13 @@ from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings
+from pipelines.studio.settings import StudioSettings
 from pipelines.training_sets.settings import TrainingSetSettings
 from pipelines.tryon.settings import TryOnSettings
 
 SETTINGS: dict[str, type[BaseModel]] = {
     "workers": WorkerSettings,
+    "studio": StudioSettings,
     "ingest": IngestSettings,
     **{name: entry.settings for name, entry in STAGES.items()},
     "training_set": TrainingSetSettings,
@@ -53,7 +57,15 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
         **{key: settings_resource(model).configure_at_launch() for key, model in SETTINGS.items()},
     }
     return dg.Definitions(
-        assets=[ingest, *annotation_assets, *training_assets, *tryon_assets, *evaluation_assets],
+        assets=[
+            studio,
+            ingest,
+            *annotation_assets,
+            annotator_report,
+            *training_assets,
+            *tryon_assets,
+            *evaluation_assets,
+        ],
         jobs=all_jobs,
         sensors=[landing_zone],
         resources={**resources, **(overrides or {})},

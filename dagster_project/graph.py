@@ -11,6 +11,7 @@ from pathlib import Path
 from dagster_project.build import build_defs
 
 _COLOURS = {
+    "studio": "#d3ebee",
     "ingest": "#d9e4ef",
     "annotations": "#cfe8d8",
     "training": "#f6e3bd",

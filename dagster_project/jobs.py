@@ -25,4 +25,16 @@ everything = dg.define_asset_job(
     description="One batch all the way from raw videos to interaction success rates",
 )
 
-all_jobs = [annotate, model, everything]
+studio = dg.define_asset_job(
+    "studio",
+    selection=dg.AssetSelection.groups("studio") - dg.AssetSelection.assets("annotator_report"),
+    description="Renders a batch of interactive try-on videos and takes their truth into the lake",
+)
+
+studio_report = dg.define_asset_job(
+    "studio_report",
+    selection=dg.AssetSelection.assets("annotator_report"),
+    description="Measures the annotators of a rendered, annotated batch against its truth",
+)
+
+all_jobs = [annotate, model, everything, studio, studio_report]
