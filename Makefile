@@ -33,7 +33,7 @@ demo: $(STAMP)  ## Run the whole DAG on a small real clip and print where the re
 test: $(STAMP)  ## Run the whole test suite
 	@$(BIN)/itryon weights --quiet
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench: $(STAMP)  ## Measure speed and size against baselines timed in the same run; writes benchmarks/RESULTS.md
 	@$(BIN)/itryon weights --quiet

@@ -63,6 +63,7 @@ class ClipsSettings(BaseModel):
     )
 
     vae_precision: Literal["bf16", "fp32"] = Field(
-        default="bf16",
-        description="Arithmetic of the VAE; latents are stored in bf16 anyway",
+        default="fp32",
+        description="Arithmetic of the VAE; latents are stored in bf16. Choose bf16 on GPUs and on CPUs with AMX: "
+        "others emulate it and take ten times as long",
     )

@@ -41,6 +41,6 @@ class TryOnSettings(BaseModel):
     )
     side_by_side_height: int = Field(360, ge=64, le=1080, description="Rows of the side-by-side video, pixels")
     vae_precision: Literal["bf16", "fp32"] = Field(
-        "bf16", description="Arithmetic of the embedded VAE; the clips are encoded in bf16, and fp32 is slow on CPUs"
+        "fp32", description="Arithmetic of the embedded VAE; bf16 is slow on CPUs that emulate it"
     )
     device: str = Field("auto", description="auto takes CUDA when there is one; or cpu, cuda, cuda:1, mps")

@@ -18,7 +18,7 @@ from pipelines.studio.body import load_rig
 from pipelines.studio.cloth import Anchor
 from pipelines.studio.motion import ACTIONS_OF, Performer, sample_script
 from pipelines.studio.motion.goals import dragged, rubbed
-from pipelines.studio.motion.perform import _SOLID
+from pipelines.studio.motion.obstacle import SOLID
 from pipelines.studio.motion.timeline import Phases, between, minimum_jerk
 from pipelines.studio.sentences import sentence
 from pipelines.studio.settings import INTERACTING
@@ -33,7 +33,7 @@ class Shell:
 
     def __init__(self):
         rig, shape = load_rig(), load_rig().shape()
-        solid = np.asarray(rig.weights[:, [rig.index(n) for n in _SOLID if n != "head"]].sum(1)).ravel()
+        solid = np.asarray(rig.weights[:, [rig.index(n) for n in SOLID if n != "head"]].sum(1)).ravel()
         index = np.flatnonzero(solid > 0.5)
         self.weights, self.out = rig.weights[index], vertex_normals(shape.vertices, rig.faces)[index]
         self.rest = shape.vertices[index] + 0.01 * self.out
@@ -142,7 +142,7 @@ def test_motion_is_smooth_and_hands_stay_out_of_the_body(performance, seed):
         assert np.linalg.norm(np.diff(wrists, axis=0), axis=-1).max() < 6.0 / FPS
     for m in seen[::6]:
         body = load_rig()
-        solid = np.asarray(body.weights[:, [body.index(n) for n in _SOLID]].sum(1)).ravel() > 0.6
+        solid = np.asarray(body.weights[:, [body.index(n) for n in SOLID]].sum(1)).ravel() > 0.6
         normals = vertex_normals(m.skin, body.faces)[solid]
         torso = m.skin[solid]
         for side in ("left", "right"):

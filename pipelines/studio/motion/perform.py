@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation, Slerp
 
 from pipelines.studio.body.hand import SIDES
@@ -15,6 +14,7 @@ from pipelines.studio.body.posing import HandGoal, Poser, Trunk
 from pipelines.studio.body.rig import Posed, Rig, Shape
 from pipelines.studio.cloth import Anchor, ClothState, Grab
 from pipelines.studio.motion import goals
+from pipelines.studio.motion.obstacle import Obstacle, Torso
 from pipelines.studio.motion.script import Script
 from pipelines.studio.motion.timeline import Phases, Sway, between
 
@@ -64,16 +64,6 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class _Obstacle:
-    """Cloth of the torso and bare body beneath it, as points with normals: what a hand may not enter."""
-
-    points: np.ndarray
-    normals: np.ndarray
-    cloth: int
-    tree: cKDTree
-
-
-@dataclass(frozen=True)
 class _Aim:
     """Where a hand is wanted and how near it may come to cloth and body."""
 
@@ -107,12 +97,7 @@ class Performer:
         near = np.abs(cloth[:, 0]) < 0.1
         near &= np.abs(cloth[:, 2] - chest[2]) < 0.1
         self._chest = np.array([0.0, cloth[near, 1].min(), chest[2]])
-        body = np.asarray(rig.weights[:, [rig.index(n) for n in _SOLID]].sum(1)).ravel() > 0.6
-        self._solid = np.flatnonzero(body)[::3]
-        self._solid_normals = _normals(shape.vertices, rig.faces)[self._solid]
-        # Sleeves go with the arms: a hand is always near its own cuff, which tells nothing.
-        _, beneath = cKDTree(shape.vertices).query(cloth)
-        self._trunk_cloth = np.flatnonzero(body[beneath])
+        self._torso = Torso(rig, shape, cloth)
         self._spot = self._place_on(cloth, normals)
 
     def at(self, t: float) -> Moment:
@@ -122,7 +107,7 @@ class Performer:
         local = poser.trunk(trunk)
         posed = poser.pose(trunk, local)
         state, mimed = self._cloth(t)
-        obstacle = self._obstacle(posed, mimed)
+        obstacle = self._torso.obstacle(posed, *self.garment.surface(posed, mimed)[:2])
         acting = [] if script.side is None else list(SIDES) if script.both else [script.side]
         # The hand that is acted upon, or only hangs, goes first: the other one may reach for its sleeve.
         for side in sorted(SIDES, key=lambda s: s in acting):
@@ -193,7 +178,7 @@ class Performer:
             return _Aim(self._blend(hang, self._free(side, t, posed), script.phases.reach(t), side, posed), 0.03)
         return _Aim(hang, 0.015)
 
-    def _acting(self, side: str, t: float, posed: Posed, mimed: ClothState, obstacle: _Obstacle) -> _Aim:
+    def _acting(self, side: str, t: float, posed: Posed, mimed: ClothState, obstacle: Obstacle) -> _Aim:
         script = self.script
         hang = self._resting_hang(side, t, posed)
         margin = 0.0
@@ -237,7 +222,7 @@ class Performer:
         elbow = chest @ (np.array([0.8 * m, 0.3, -0.9]) + self._elbow[side])
         return HandGoal(position, rotation, goals.GRIP_OF[script.action], "pinch", elbow)
 
-    def _laid(self, side: str, posed: Posed, obstacle: _Obstacle, moved: np.ndarray) -> HandGoal:
+    def _laid(self, side: str, posed: Posed, obstacle: Obstacle, moved: np.ndarray) -> HandGoal:
         script, m = self.script, _sign(side)
         cloth, normals = obstacle.points[: obstacle.cloth], obstacle.normals[: obstacle.cloth]
         chest = posed.rotations[self.rig.index("spine01")]
@@ -302,40 +287,12 @@ class Performer:
             grip[k] = grip.get(k, 0.0) + v * close
         return HandGoal(start + w * (b.position - start) + out, turn, grip, b.point, (1 - w) * a.elbow + w * b.elbow)
 
-    def _kept_out(self, side: str, posed: Posed, obstacle: _Obstacle, aim: _Aim) -> _Aim:
+    def _kept_out(self, side: str, posed: Posed, obstacle: Obstacle, aim: _Aim) -> _Aim:
         """The goal moved so that no part of the hand is deeper in cloth or body than it may be."""
         index = self.rig.hands[side][::_SKIN_STEP]
         hand = posed.skin(self.shape.vertices[index], self.rig.weights[index])
-        moved = np.zeros(3)
-        for _ in range(3):
-            distance, nearest = obstacle.tree.query(hand + moved, distance_upper_bound=0.05 + aim.margin)
-            found = np.flatnonzero(np.isfinite(distance))
-            if not len(found):
-                break
-            normal = obstacle.normals[nearest[found]]
-            depth = aim.margin - ((hand[found] + moved - obstacle.points[nearest[found]]) * normal).sum(-1)
-            if depth.max() <= 1e-4:
-                break
-            way = normal[depth > 0.5 * depth.max()].mean(0)
-            moved += depth.max() * way / max(np.linalg.norm(way), 1e-6)
-        # Should an arm have ended up deep inside of the body, a push of its width would only hide that.
-        moved *= min(1.0, 0.15 / max(float(np.linalg.norm(moved)), 1e-9))
+        moved = obstacle.way_out(hand, aim.margin)
         return replace(aim, goal=replace(aim.goal, position=aim.goal.position + moved))
-
-    def _obstacle(self, posed: Posed, state: ClothState) -> _Obstacle:
-        cloth, normals, _ = self.garment.surface(posed, state)
-        cloth, normals = cloth[self._trunk_cloth], normals[self._trunk_cloth]
-        body, body_normals = self._solid_skin(posed)
-        points = np.concatenate([cloth, body])
-        return _Obstacle(
-            points, np.concatenate([normals, body_normals]), len(cloth), cKDTree(points, balanced_tree=False)
-        )
-
-    def _solid_skin(self, posed: Posed) -> tuple[np.ndarray, np.ndarray]:
-        skin = posed.skin(self.shape.vertices[self._solid], self.rig.weights[self._solid])
-        turn = (self.rig.weights[self._solid] @ posed.rotations.reshape(-1, 9)).reshape(-1, 3, 3)
-        normals = np.einsum("nab,nb->na", turn, self._solid_normals)
-        return skin, normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
     # --- cloth ---
 
@@ -403,7 +360,7 @@ class Performer:
 
     # --- truth ---
 
-    def _touches(self, t: float, skin: np.ndarray, obstacle: _Obstacle, acting: list[str]) -> dict[str, Touch]:
+    def _touches(self, t: float, skin: np.ndarray, obstacle: Obstacle, acting: list[str]) -> dict[str, Touch]:
         script = self.script
         out = {}
         for side in SIDES:
@@ -425,21 +382,15 @@ class Performer:
         return out
 
     def _place_on(self, cloth: np.ndarray, normals: np.ndarray) -> int:
-        """Point of the torso's cloth at the script's `place`, counted among `_trunk_cloth`; also keeps it at rest."""
+        """Point of the torso's cloth at the script's `place`, counted among `_torso.cloth`; also keeps it at rest."""
         hips, chest = (self.shape.joints[self.rig.index(n)][2] for n in ("upperleg01.L", "clavicle.L"))
         u, v = self.script.place
         wanted = np.array([(u - 0.5) * 0.22, chest - 0.08 - v * (chest - hips - 0.16)])
-        cloth, normals = cloth[self._trunk_cloth], normals[self._trunk_cloth]
+        cloth, normals = cloth[self._torso.cloth], normals[self._torso.cloth]
         front = np.flatnonzero((normals[:, 1] < -0.6) & (np.abs(cloth[:, 0]) < 0.15))
         spot = int(front[np.argmin(np.linalg.norm(cloth[front][:, [0, 2]] - wanted, axis=1))])
         self._spot_rest = cloth[spot]
         return spot
-
-
-_SOLID = (
-    "root", "spine05", "spine04", "spine03", "spine02", "spine01", "clavicle.L", "clavicle.R", "neck01", "neck02",
-    "neck03", "head", "pelvis.L", "pelvis.R", "upperleg01.L", "upperleg01.R", "upperleg02.L", "upperleg02.R",
-)  # fmt: skip
 
 
 def _sign(side: str) -> float:
@@ -448,9 +399,3 @@ def _sign(side: str) -> float:
 
 def _other(side: str) -> str:
     return "right" if side == "left" else "left"
-
-
-def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    from models.perception.mesh_render import vertex_normals
-
-    return vertex_normals(vertices, faces)
