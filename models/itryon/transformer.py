@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, get_args
 
 import torch
-from diffusers import ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
+from diffusers import ContextParallelConfig, ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import FP32LayerNorm
@@ -256,6 +256,20 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
         )
         super().enable_cache(config)
+
+    def enable_parallelism(self, *, config: Any, cp_plan: Any = None) -> None:
+        """As in diffusers, without context parallelism.
+
+        Raises:
+            NotImplementedError: Context parallelism was asked for.
+        """
+        if isinstance(config, ContextParallelConfig) or getattr(config, "context_parallel_config", None) is not None:
+            raise NotImplementedError(
+                "Context parallelism gives each device a part of the patch tokens. diffusers has no plan for VACE "
+                "models (their `_cp_plan` is None), and A-RoPE's angles and gates, which go along the tokens, are not "
+                "split by a plan either. Use DDP over clips, offloading or gradient checkpointing instead"
+            )
+        super().enable_parallelism(config=config, cp_plan=cp_plan)
 
     @apply_lora_scale("attention_kwargs")
     def forward(

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, WanVACETransformer3DModel
+from diffusers import ContextParallelConfig, FirstBlockCacheConfig, ParallelConfig, WanVACETransformer3DModel
 from peft import LoraConfig
 
 from models.itryon.guider import InteractionGuider
@@ -252,6 +252,14 @@ def test_a_step_cache_that_skips_blocks_is_exact_on_the_same_input(model):
     assert len(calls) == 1  # the later calls came from the cache
     for output in outputs:
         torch.testing.assert_close(output, exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda c: c, lambda c: ParallelConfig(context_parallel_config=c)])
+def test_context_parallelism_is_refused_with_the_reason(model, wrap):
+    # Once the stock model has a plan, ours can have one that splits the action context too.
+    assert WanVACETransformer3DModel._cp_plan is None
+    with pytest.raises(NotImplementedError, match="A-RoPE's angles"):
+        model.enable_parallelism(config=wrap(ContextParallelConfig(ulysses_degree=2)))
 
 
 def test_modules_can_be_left_out():
