@@ -1,8 +1,8 @@
 """From frames to what the transformer reads: VACE control channels, reference latents, hand latents.
 
-The control channels are those of diffusers' `WanVACEPipeline`: 16 latents of what stays (video outside the mask), 16
-of what is to be repainted (video inside it: grey with the pose drawn on it), and the mask itself as 8x8 pixels
-unshuffled into 64 channels. Garments are prepended in time as reference frames whose mask is 0.
+The control channels are those of diffusers' `WanVACEPipeline`: z latents of what stays (video outside the mask; z = 16
+for Wan's VAE), z of what is to be repainted (video inside it: grey with the pose drawn on it), and the mask itself as
+8x8 pixels unshuffled into 64 channels. Garments are prepended in time as reference frames whose mask is 0.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 
+from models.itryon.hand_points import points_per_latent
 from models.itryon.losses import any_per_latent, num_latent_frames
 
 SPATIAL_FACTOR = 8
@@ -189,7 +190,28 @@ def hand_latents(
     Returns:
         Latents (1, z, R + T, h, w) and mask (1, R + T).
     """
-    latents = encode(vae, hands)
+    return _behind_references(encode(vae, hands), hand_present, num_references)
+
+
+def hand_point_latents(
+    points: np.ndarray, hand_present: np.ndarray, num_references: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Point features of the hands and their frame mask for the guider, zero on reference frames.
+
+    Args:
+        points: Features of each frame, (F, 16, h, w), from `hand_points.frame_points`.
+        hand_present: (F,), whether a hand is in the frame; a latent frame has a hand where any of its frames has.
+        num_references: Reference latent frames in front.
+
+    Returns:
+        Features (1, 64, R + T, h, w) and mask (1, R + T), float32 on the CPU.
+    """
+    return _behind_references(torch.from_numpy(points_per_latent(points))[None], hand_present, num_references)
+
+
+def _behind_references(
+    latents: torch.Tensor, hand_present: np.ndarray, num_references: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     present = torch.from_numpy(any_per_latent(hand_present)).to(latents)[None]
     zeros = latents.new_zeros(*latents.shape[:2], num_references, *latents.shape[3:])
     return torch.cat([zeros, latents], dim=2), F.pad(present, (num_references, 0))

@@ -1,26 +1,31 @@
 """Interaction Guider: what the 3D hands add to the patch tokens.
 
 Paper (section on spatial guidance): a light network of convolution and self-attention over the hand prior, fused by
-addition with the DiT tokens. Widths, depth and place are not published. Here the rendered hand-mesh video comes in as
-latents of the frozen VAE; a patch convolution and a residual 3x3x3 convolution see neighbouring positions and frames,
-self-attention relates the tokens of one latent frame (the two hands), and a projection that starts at zero adds the
-result once, to the patch tokens, before the VACE branch reads them. Adding at the input keeps step caches exact.
+addition with the DiT tokens. Widths, depth and place are not published. Here the hands come in on the latent grid: as
+latents of the rendered hand-mesh video from the frozen VAE, or as point features of the mesh (`hand_points`).
+A patch convolution and a residual 3x3x3 convolution see neighbouring positions and frames, self-attention relates the
+tokens of one latent frame (the two hands), and a projection that starts at zero adds the result once, to the patch
+tokens, before the VACE branch reads them. Adding at the input keeps step caches exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
+GuiderInput = Literal["render", "vertices"]
+"""What the guider reads: latents of the rendered hand video, or point features of the hand mesh's vertices."""
+
 
 class InteractionGuider(nn.Module):
-    """Convolution and self-attention over hand latents.
+    """Convolution and self-attention over hands on the latent grid.
 
     Args:
-        in_channels: Channels of the hand latents.
+        in_channels: Channels of the hands: of the VAE's latents, or `hand_points.POINT_CHANNELS`.
         dim: Channels of a DiT token.
         hidden_dim: Channels inside the guider.
         heads: Heads of its self-attention.
@@ -56,7 +61,7 @@ class InteractionGuider(nn.Module):
         """Tokens to add.
 
         Args:
-            latents: Normalised VAE latents of the hand video, (B, in_channels, T, H, W).
+            latents: Normalised VAE latents of the hand video, or point features; (B, in_channels, T, H, W).
             frame_mask: (B, T), 1 where a hand is present; frames with 0 neither receive nor give anything. None: all.
 
         Returns:

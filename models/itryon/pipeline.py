@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.itryon import conditioning
 from models.itryon.blend import blend_back
+from models.itryon.hand_points import FRAME_CHANNELS
 from models.itryon.losses import ActionSpan, num_latent_frames, segments_per_latent
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.itryon.windows import Crossfade, plan_windows
@@ -108,6 +109,7 @@ class ITryOnPipeline(DiffusionPipeline):
         agnostic_video: np.ndarray,
         garments: Sequence[np.ndarray | torch.Tensor],
         hand_video: np.ndarray | None = None,
+        hand_points: np.ndarray | None = None,
         hand_present: np.ndarray | None = None,
         prompt: str | None = None,
         actions: Sequence[ActionSpan] = (),
@@ -135,8 +137,11 @@ class ITryOnPipeline(DiffusionPipeline):
             agnostic_video: Source with the mask painted grey and the pose drawn inside it, (F, H, W, 3) uint8.
             garments: One or more views of the garment: photos on white (h, w, 3) uint8, or pictures from
                 `conditioning.reference_image`, (3, H, W).
-            hand_video: Rendered hand meshes on black, (F, H, W, 3) uint8; None leaves the guider out.
-            hand_present: (F,), whether a hand is in the frame; with `hand_video`, frames that are not black by default.
+            hand_video: Rendered hand meshes on black, (F, H, W, 3) uint8, for a guider that reads the render.
+            hand_points: Point features of the hand meshes, (F, 16, H / 8, W / 8), for a guider that reads vertices;
+                see `models.itryon.hand_points.frame_points`. Where neither is given, the guider is left out; where
+                both are, it takes its own.
+            hand_present: (F,), whether a hand is in the frame; by default, where its render or points are not all 0.
             prompt: Global caption.
             actions: Interactions, spans in frames of `video`.
             num_inference_steps: Denoising steps.
@@ -145,7 +150,7 @@ class ITryOnPipeline(DiffusionPipeline):
             num_frames: Frames of a window, 4n + 1; the pipeline's own by default.
             overlap: Frames that windows share at least; a quarter of the window by default.
             generator: Source of the noise, for reproducible results.
-            latents: Noise to start from, (1, 16, R + T, h, w), for videos of one window.
+            latents: Noise to start from, (1, z, R + T, h, w), for videos of one window.
             prompt_embeds: Embedded global caption (1, L, text_dim), in place of `prompt`.
             negative_prompt_embeds: Embedded empty caption (1, L, text_dim), for guidance without text encoder.
             action_embeds: Embeddings of action captions and of the empty caption, in place of the text encoder.
@@ -159,7 +164,7 @@ class ITryOnPipeline(DiffusionPipeline):
         Raises:
             ValueError: Inputs that do not fit each other or the model.
         """
-        self._check_inputs(video, mask, agnostic_video, garments, hand_video, output_type)
+        self._check_inputs(video, mask, agnostic_video, garments, hand_video, hand_points, output_type)
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"Callback tensors {sorted(unknown)} are not among {self._callback_tensor_inputs}")
@@ -170,8 +175,11 @@ class ITryOnPipeline(DiffusionPipeline):
         windows = plan_windows(total, window, window // 4 if overlap is None else overlap)
         if latents is not None and len(windows) > 1:
             raise ValueError(f"Latents were given for one window, the video needs {len(windows)}")
-        if hand_video is not None and hand_present is None:
-            hand_present = np.asarray(np.asarray(hand_video).reshape(total, -1).any(1))
+        hands = hand_video if self.transformer.config.guider_input == "render" else hand_points
+        if self.transformer.guider is None:
+            hands = None
+        if hands is not None and hand_present is None:
+            hand_present = np.asarray(np.asarray(hands).reshape(total, -1).any(1))
         guided = guidance_scale > 1
 
         if prompt_embeds is None:
@@ -198,7 +206,7 @@ class ITryOnPipeline(DiffusionPipeline):
                 inputs = self._window_inputs(
                     agnostic_video[index],
                     mask[index],
-                    None if hand_video is None else (hand_video[index], np.asarray(hand_present)[index]),
+                    None if hands is None else (hands[index], np.asarray(hand_present)[index]),
                     [ActionSpan(a.start - start, a.end - start, a.text) for a in actions],
                     references,
                     captions,
@@ -236,6 +244,7 @@ class ITryOnPipeline(DiffusionPipeline):
         agnostic: np.ndarray,
         garments: Sequence[Any],
         hands: np.ndarray | None,
+        points: np.ndarray | None,
         output_type: str,
     ) -> None:
         if mask.ndim != 3 or not len(mask):
@@ -243,9 +252,18 @@ class ITryOnPipeline(DiffusionPipeline):
         for name, frames in (("video", video), ("agnostic_video", agnostic), ("hand_video", hands)):
             if frames is not None and (frames.shape != (*mask.shape, 3) or frames.dtype != np.uint8):
                 raise ValueError(f"{name} is {frames.dtype} {frames.shape}, the mask asks for uint8 {(*mask.shape, 3)}")
+        given = {"render": hands, "vertices": points}
+        wanted = self.transformer.config.guider_input
+        if self.transformer.guider is not None and given[wanted] is None and (hands is not None or points is not None):
+            raise ValueError(
+                f"The guider reads {wanted}: pass {'hand_video' if wanted == 'render' else 'hand_points'}, or no hands"
+            )
         base = conditioning.SPATIAL_FACTOR * self.transformer.config.patch_size[1]
         if mask.shape[1] % base or mask.shape[2] % base:
             raise ValueError(f"Height and width must be multiples of {base}, not {mask.shape[1:]}")
+        grid = tuple(n // conditioning.SPATIAL_FACTOR for n in mask.shape[1:])
+        if points is not None and points.shape != (len(mask), FRAME_CHANNELS, *grid):
+            raise ValueError(f"hand_points is {points.shape}, the mask asks for {(len(mask), FRAME_CHANNELS, *grid)}")
         if not len(garments):
             raise ValueError("No garment: pass at least one picture")
         if output_type not in ("np", "pil", "latent"):
@@ -282,11 +300,13 @@ class ITryOnPipeline(DiffusionPipeline):
             references,
         )
         inputs = {"control_hidden_states": control.to(dtype)}
-        if hands is not None and self.transformer.guider is not None:
-            latents, present = conditioning.hand_latents(
-                self.vae, conditioning.to_model_range(hands[0]).to(device), hands[1], count
-            )
-            inputs |= {"hand_hidden_states": latents.to(dtype), "hand_frame_mask": present}
+        if hands is not None:
+            if self.transformer.config.guider_input == "render":
+                frames = conditioning.to_model_range(hands[0]).to(device)
+                latents, present = conditioning.hand_latents(self.vae, frames, hands[1], count)
+            else:
+                latents, present = conditioning.hand_point_latents(*hands, count)
+            inputs |= {"hand_hidden_states": latents.to(device, dtype), "hand_frame_mask": present.to(device)}
         if captions:
             window = [a for a in actions if a.end > 0 and a.start < len(mask)]
             segments = segments_per_latent(window, len(mask), count)

@@ -15,10 +15,10 @@ Where things sit:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
-from diffusers import ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
+from diffusers import ContextParallelConfig, ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import FP32LayerNorm
@@ -27,7 +27,8 @@ from diffusers.utils.peft_utils import apply_lora_scale
 from torch import nn
 
 from models.itryon.a_rope import ActionAttention, ActionContext, action_context
-from models.itryon.guider import InteractionGuider
+from models.itryon.guider import GuiderInput, InteractionGuider
+from models.itryon.hand_points import POINT_CHANNELS
 
 # `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module of a component's class.
 
@@ -103,6 +104,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
     Args:
         guider_dim: Channels inside the Interaction Guider; None builds none.
         guider_heads: Heads of its self-attention.
+        guider_input: What it reads: `render` are latents of the rendered hand video, `vertices` point features of the
+            hand mesh (`models.itryon.hand_points`).
         action_layers: Main blocks with action attention; empty builds none.
         action_separation: k of A-RoPE.
         action_theta: RoPE base of A-RoPE.
@@ -142,6 +145,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         action_separation: float = 4.0,
         action_theta: float = 10000.0,
         action_hard_mask: bool = False,
+        guider_input: GuiderInput = "render",
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -167,6 +171,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             raise ValueError(f"Segments are given per latent frame: the temporal patch must be 1, not {patch_size[0]}")
         if not set(action_layers) <= set(range(num_layers)):
             raise ValueError(f"Action layers {action_layers} exceed the {num_layers} blocks")
+        if guider_input not in get_args(GuiderInput):
+            raise ValueError(f"The guider reads render or vertices, not {guider_input!r}")
         dim = num_attention_heads * attention_head_dim
         self.blocks = nn.ModuleList(
             ITryOnTransformerBlock(
@@ -181,9 +187,9 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             )
             for i in range(num_layers)
         )
-        self.guider = (
-            None if guider_dim is None else InteractionGuider(in_channels, dim, guider_dim, guider_heads, patch_size)
-        )
+        self.guider = None
+        if guider_dim is not None:
+            self.guider = InteractionGuider(self.hand_channels, dim, guider_dim, guider_heads, patch_size)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> Any:
@@ -200,6 +206,11 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         if info["missing_keys"]:
             model.initialise_added(set(info["missing_keys"]), pretrained_model_name_or_path)
         return (model, info) if wants_info else model
+
+    @property
+    def hand_channels(self) -> int:
+        """Channels of `hand_hidden_states`."""
+        return self.config.in_channels if self.config.guider_input == "render" else POINT_CHANNELS
 
     def added_modules(self) -> dict[str, nn.Module]:
         """Name -> module of everything that the stock model does not have."""
@@ -246,6 +257,20 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         )
         super().enable_cache(config)
 
+    def enable_parallelism(self, *, config: Any, cp_plan: Any = None) -> None:
+        """As in diffusers, without context parallelism.
+
+        Raises:
+            NotImplementedError: Context parallelism was asked for.
+        """
+        if isinstance(config, ContextParallelConfig) or getattr(config, "context_parallel_config", None) is not None:
+            raise NotImplementedError(
+                "Context parallelism gives each device a part of the patch tokens. diffusers has no plan for VACE "
+                "models (their `_cp_plan` is None), and A-RoPE's angles and gates, which go along the tokens, are not "
+                "split by a plan either. Use DDP over clips, offloading or gradient checkpointing instead"
+            )
+        super().enable_parallelism(config=config, cp_plan=cp_plan)
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -267,18 +292,19 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predict the flow-matching velocity of noisy latents.
 
-        T latent frames include the prepended reference frames (garments).
+        T latent frames include the prepended reference frames (garments); z channels are the VAE's.
 
         Args:
-            hidden_states: Noisy latents, (B, 16, T, H, W); H and W multiples of the patch.
+            hidden_states: Noisy latents, (B, z, T, H, W); H and W multiples of the patch.
             timestep: (B,), 0 to 1000.
             encoder_hidden_states: Global caption, (B, L, text_dim).
             encoder_hidden_states_image: As in the stock model.
-            control_hidden_states: VACE control channels, (B, 96, T, H, W).
+            control_hidden_states: VACE control channels, (B, 2 z + 64, T, H, W).
             control_hidden_states_scale: Weight of each VACE layer, (number of VACE layers,).
             return_dict: Whether to return a `Transformer2DModelOutput` rather than a tuple.
             attention_kwargs: `scale` is the LoRA scale.
-            hand_hidden_states: Latents of the rendered hand video, (B, 16, T, H, W); None leaves the guider out.
+            hand_hidden_states: What the guider reads: latents of the rendered hand video, (B, z, T, H, W), or point
+                features, (B, 64, T, H, W); None leaves the guider out.
             hand_frame_mask: (B, T), 1 where a hand is present in the latent frame, 0 on reference frames.
             action_hidden_states: Captions of the segments in time order, (B, S, L, text_dim), the empty caption for
                 non-interactive ones; None leaves action attention out.
@@ -378,6 +404,10 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
                 raise ValueError("Hand latents for a model without guider: it was built with guider_dim=None")
             if hands.shape[0] != batch or hands.shape[2:] != latents.shape[2:]:
                 raise ValueError(f"Hand latents {tuple(hands.shape)} do not fit latents {tuple(latents.shape)}")
+            if hands.shape[1] != (wanted := self.hand_channels):
+                raise ValueError(
+                    f"Hands of {hands.shape[1]} channels, the guider reads {wanted} (input: {self.config.guider_input})"
+                )
             if hand_mask is not None and hand_mask.shape != (batch, frames):
                 raise ValueError(f"hand_frame_mask is {tuple(hand_mask.shape)}, not {(batch, frames)}")
         if actions is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from models.itryon.presets import preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.checkpoint import CheckpointError, TrainingState, read_state
 from models.training.config import TrainConfig
+from models.training.data import ClipSet, DataError
 
 # The size of the network; the rest of its configuration may change between a checkpoint and what starts from it.
 _SIZE = (
@@ -28,6 +30,24 @@ _SIZE = (
 )
 
 
+def check_clips(config: TrainConfig, clips: ClipSet) -> None:
+    """Compare the clips with the transformer they are for, before either is loaded.
+
+    Raises:
+        DataError: The VAE that made the latents, or the text encoder, has other channels than the transformer reads.
+    """
+    arguments = {**preset(config.preset), **config.model}
+    z, text = clips.latent_channels, clips.text_channels
+    have = {"in_channels": z, "out_channels": z, "vace_in_channels": 2 * z + 64, "text_dim": text}
+    differs = [f"{k} {arguments[k]} instead of {v}" for k, v in have.items() if arguments[k] != v]
+    if differs:
+        raise DataError(
+            f"The clips have {z} latent channels and captions of {text}, the transformer ({config.preset}) was set up "
+            f"for others: {', '.join(differs)}. Materialise clips with the encoders of that preset (settings vae and "
+            "text_encoder), or train the preset that fits them"
+        )
+
+
 def build_model(config: TrainConfig, encoder_digest: str) -> Any:
     """The transformer at step 0, in float32.
 
@@ -36,15 +56,16 @@ def build_model(config: TrainConfig, encoder_digest: str) -> Any:
         encoder_digest: Encoder of the latents it will see.
 
     Raises:
-        CheckpointError: `init_from` is missing, damaged, of another preset or of another encoder.
+        CheckpointError: `init_from` is missing, damaged, of another preset, guider input or encoder.
     """
-    arguments = {**preset(config.preset), **config.model}
+    arguments = {**preset(config.preset), **config.model, "guider_input": config.guider_input}
     if config.init_from is None:
         model = ITryOnTransformer3DModel(**arguments)
     else:
         state = read_state(Path(config.init_from))
         if state is not None:
             _check_source(config, state, encoder_digest)
+        _check_guider(config)
         model = _load(config.init_from, config, {k: v for k, v in arguments.items() if k not in _SIZE})
         _check_size(config, model, arguments)
     if not config.use_hands and model.guider is not None:
@@ -96,6 +117,19 @@ def _check_source(config: TrainConfig, state: TrainingState, encoder_digest: str
         raise CheckpointError(
             f"{config.init_from} was trained on latents of encoder {state.encoder_digest[:12]}, the training set is of "
             f"{encoder_digest[:12]}: encode the clips anew with that encoder, or start from another checkpoint"
+        )
+
+
+def _check_guider(config: TrainConfig) -> None:
+    path = Path(config.init_from or "") / "transformer" / "config.json"
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text())
+    # A stock checkpoint has no guider yet and takes either.
+    if before.get("guider_dim") is not None and before.get("guider_input", "render") != config.guider_input:
+        raise CheckpointError(
+            f"The guider of {config.init_from} reads {before.get('guider_input', 'render')}, this run's reads "
+            f"{config.guider_input}: set model.guider_input alike, or start from a checkpoint without guider"
         )
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.itryon.presets import preset
+
+if TYPE_CHECKING:
+    from models.itryon.guider import GuiderInput
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -41,7 +46,7 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
 
     # Guidance: the paper's three modules
-    use_hands: bool = Field(default=True, description="Feed the rendered hand video to the Interaction Guider")
+    use_hands: bool = Field(default=True, description="Feed the hands to the Interaction Guider")
     use_action_captions: bool = Field(
         default=True,
         description="Feed time-stamped action captions; otherwise each segment has the empty one (stage 1)",
@@ -102,6 +107,11 @@ class TrainConfig(BaseModel):
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
         return self
+
+    @property
+    def guider_input(self) -> GuiderInput:
+        """What the transformer's guider reads."""
+        return {**preset(self.preset), **self.model}.get("guider_input", "render")
 
     def changes(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """Fields that differ from `other` and change the weights: name -> (this value, other value)."""

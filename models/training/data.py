@@ -23,8 +23,10 @@ import torch
 from pyarrow import fs
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from models.itryon.hand_points import POINT_CHANNELS, STEPS
+
 COLUMNS = ("clip_id", "video_id", "start_frame", "bucket", "latents_uri", "text_uri", "action_mask", "split")
-LATENT_KEYS = ("target", "inactive", "reactive", "mask", "reference", "hands", "hand_present")
+LATENT_KEYS = ("target", "inactive", "reactive", "mask", "reference", "hands", "hand_points", "hand_present")
 TEXT_KEYS = ("global", "empty", "empty_mask", "actions", "actions_mask", "segment_index", "segment_interactive")
 
 
@@ -34,16 +36,19 @@ class DataError(ValueError):
 
 @dataclass
 class Batch:
-    """Clips of one bucket. B clips, T latent frames, R reference views, S segments, L tokens, D text channels.
+    """Clips of one bucket. B clips, z latent channels, T latent frames, R reference views, S segments, L tokens.
+
+    D are the channels of the text encoder.
 
     Attributes:
-        target: (B, 16, T, h, w) normalised latents of the video.
-        inactive: (B, 16, T, h, w) latents of the video outside the mask.
-        reactive: (B, 16, T, h, w) latents of what is drawn inside the mask.
+        target: (B, z, T, h, w) normalised latents of the video.
+        inactive: (B, z, T, h, w) latents of the video outside the mask.
+        reactive: (B, z, T, h, w) latents of what is drawn inside the mask.
         mask: (B, 64, T, h, w) 8x8 pixel-unshuffled repaint mask, 0 or 1.
-        reference: (B, 16, R, h, w) garment latents, in the order of time.
-        hands: (B, 16, T, h, w) latents of the rendered hand video.
-        hand_present: (B, T) bool, whether any hand is drawn in the frames of the latent.
+        reference: (B, z, R, h, w) garment latents, in the order of time.
+        hands: (B, z, T, h, w) latents of the rendered hand video.
+        hand_points: (B, 64, T, h, w) point features of the hand meshes, -1 to 1.
+        hand_present: (B, T) bool, whether any hand is in the frames of the latent.
         caption: (B, L, D) global caption embedding.
         empty_caption: (B, L, D) embedding of the empty caption.
         empty_mask: (B, L) bool, tokens of the empty caption.
@@ -61,6 +66,7 @@ class Batch:
     mask: torch.Tensor
     reference: torch.Tensor
     hands: torch.Tensor
+    hand_points: torch.Tensor
     hand_present: torch.Tensor
     caption: torch.Tensor
     empty_caption: torch.Tensor
@@ -124,10 +130,12 @@ class ClipSet:
         rows: Rows of the split, sorted by clip_id.
         buckets: (bucket, reference views) -> indices of rows.
         encoder_digest: What encoded the clips; empty where the manifest does not say.
+        latent_channels: z, the VAE's latent channels.
+        text_channels: Channels of the caption embeddings.
 
     Raises:
         DataError: The manifest is no manifest, holds no row of the split, mixes encoders, or a clip's blob is missing
-            or has other keys or shapes than its row says.
+            or has other keys or shapes than its row says, or other channels than the first clip's.
     """
 
     def __init__(self, manifest: str, blob_root: str, split: str):
@@ -150,12 +158,21 @@ class ClipSet:
             raise DataError(f"Clips of several encoders in one training set ({', '.join(d[:12] for d in digests)})")
         self.encoder_digest = digests[0]
         with ThreadPoolExecutor(8) as pool:
-            views = list(pool.map(self._check, self.rows))
+            found = list(pool.map(self._check, self.rows))
+        _, self.latent_channels, self.text_channels = found[0]
+        for row, (_, *channels) in zip(self.rows, found):
+            if channels != [self.latent_channels, self.text_channels]:
+                raise DataError(
+                    f"{_name(row)}: {channels[0]} latent and {channels[1]} text channels, {_name(self.rows[0])} has "
+                    f"{self.latent_channels} and {self.text_channels}; materialise clips of their batches again"
+                )
+        views = [count for count, *_ in found]
         self.buckets: dict[tuple[str, int], list[int]] = {}
         for i, (row, count) in enumerate(zip(self.rows, views)):
             self.buckets.setdefault((row["bucket"], count), []).append(i)
 
-    def _check(self, row: dict[str, Any]) -> int:
+    def _check(self, row: dict[str, Any]) -> tuple[int, int, int]:
+        """Reference views, latent and text channels of a clip."""
         try:
             shapes = self.blobs.shapes(row["latents_uri"])
             text = self.blobs.shapes(row["text_uri"])
@@ -166,15 +183,16 @@ class ClipSet:
             raise DataError(f"{_name(row)}: its blob lacks {', '.join(absent)}; materialise clips of its batch again")
         frames, height, width = (int(n) for n in row["bucket"].split("x"))
         latent = ((frames - 1) // 4 + 1, height // 8, width // 8)
-        channels = {"target": 16, "inactive": 16, "reactive": 16, "mask": 64, "hands": 16}
+        z = shapes["target"][0]
+        channels = {"target": z, "inactive": z, "reactive": z, "mask": 64, "hands": z, "hand_points": POINT_CHANNELS}
         for key, count in channels.items():
             if shapes[key] != (count, *latent):
                 raise DataError(f"{_name(row)}: {key} has shape {shapes[key]}, its bucket asks for {(count, *latent)}")
-        if shapes["reference"][1:] != (16, 1, *latent[1:]):
+        if shapes["reference"][1:] != (z, 1, *latent[1:]):
             raise DataError(f"{_name(row)}: reference has shape {shapes['reference']}")
         if len(row["action_mask"]) != latent[0] or text["segment_index"] != (latent[0],):
             raise DataError(f"{_name(row)}: captions for other than the clip's {latent[0]} latent frames")
-        return shapes["reference"][0]
+        return shapes["reference"][0], z, text["global"][-1]
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
         """Tensors of one clip, by blob key, floats in float32.
@@ -193,6 +211,12 @@ class ClipSet:
                 raise DataError(
                     f"{_name(row)}: {key} holds values that are not finite; delete its row and materialise clips again"
                 )
+        segment, count = out["segment_index"], len(out["actions"])
+        if int(segment.min()) < 1 or int(segment.max()) > count:
+            raise DataError(
+                f"{_name(row)}: segment_index goes from {int(segment.min())} to {int(segment.max())}, the clip has "
+                f"captions of segments 1 to {count}; materialise clips of its batch again"
+            )
         out["action_mask"] = torch.tensor(row["action_mask"], dtype=torch.float32)
         return out
 
@@ -214,6 +238,7 @@ class ClipSet:
             mask=stack("mask").float(),
             reference=stack("reference").squeeze(3).transpose(1, 2),
             hands=stack("hands"),
+            hand_points=stack("hand_points").float() / STEPS,
             hand_present=stack("hand_present").bool(),
             caption=stack("global"),
             empty_caption=stack("empty"),

@@ -22,7 +22,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from filelock import FileLock, Timeout
 
-from models.training.build import build_model, load_weights
+from models.training.build import build_model, check_clips, load_weights
 from models.training.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state, restore
 from models.training.config import TrainConfig
 from models.training.data import BatchSequence, ClipSet, make_loader
@@ -80,6 +80,7 @@ def train(
     reporter = Reporter(config.steps, pipes, quiet=not accelerator.is_main_process)
     with reporter, StopFlag() as stop, _alone(config, accelerator.is_main_process):
         clips = ClipSet(config.manifest, config.blob_root, config.split)
+        check_clips(config, clips)
         output = Path(config.output_dir)
         if (done := finished(output, config, clips)) is not None:
             reporter.message(f"{output} already holds the finished run")

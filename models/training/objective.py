@@ -24,7 +24,7 @@ class Conditions:
     """The model's inputs for a batch; Tr latent frames = reference views + T.
 
     Attributes:
-        target: Clean latents, (B, 16, Tr, h, w).
+        target: Clean latents, (B, z, Tr, h, w).
         action_mask: (B, Tr) M_action, 0 on reference frames.
         kwargs: Keyword arguments of the transformer besides noisy latents and timestep.
     """
@@ -85,8 +85,10 @@ def prepare_conditions(batch: Batch, config: TrainConfig, generator: torch.Gener
     actions_mask = torch.where(without_actions[:, None, None], empty_mask, batch.actions_mask)
     hands = {}
     if config.use_hands:
+        seen = batch.hands if config.guider_input == "render" else batch.hand_points
+        nothing = seen.new_zeros(*seen.shape[:2], *reference.shape[2:])
         hands = {
-            "hand_hidden_states": torch.cat([torch.zeros_like(reference), batch.hands], 2),
+            "hand_hidden_states": torch.cat([nothing, seen], 2),
             "hand_frame_mask": _behind(views, batch.hand_present & ~drop[2][:, None]),
         }
     return Conditions(

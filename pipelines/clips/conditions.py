@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,6 +20,10 @@ from pipelines.arrays import decode_mask, points_to_arrow, points_to_numpy, stru
 from pipelines.clips.letterbox import Letterbox
 from pipelines.store.schemas import CAMERA, POINT_2D
 from pipelines.video import VideoReader
+
+if TYPE_CHECKING:
+    from models.itryon.hand_points import ProjectedHand
+    from pipelines.hands.render import PosedHand
 
 # Hands are small on the canvas: rendered at four times its size and averaged, their shading survives.
 HAND_SUPERSAMPLING = 4
@@ -33,7 +38,8 @@ class WindowFrames:
         agnostic: Source frames with the garment region painted over and the pose drawn inside it, (F, H, W, 3) uint8.
         mask: Garment-agnostic region, (F, H, W) uint8, 1 = the model repaints.
         hands: Rendered hand meshes on black, (F, H, W, 3) uint8.
-        hand_present: (F,) bool, whether a hand was rendered in the frame.
+        hand_points: Point features of the same meshes, (F, 16, H / 8, W / 8) float32; `models.itryon.hand_points`.
+        hand_present: (F,) bool, whether the frame has a hand.
         letterbox: Placement of the source frame on the canvas.
         frames: (F,) int64, source frame numbers; the last one repeats where a short video was padded.
     """
@@ -42,6 +48,7 @@ class WindowFrames:
     agnostic: np.ndarray
     mask: np.ndarray
     hands: np.ndarray
+    hand_points: np.ndarray
     hand_present: np.ndarray
     letterbox: Letterbox
     frames: np.ndarray
@@ -99,8 +106,8 @@ def window_frames(
     target = np.stack([pictures[i] for i in frames.tolist()])
     mask = _masks(masks, frames, box)
     agnostic = _agnostic(target, mask, pose, frames, box)
-    rendered, present = _hands(hands, frames, box)
-    return WindowFrames(target, agnostic, mask, rendered, present, box, frames)
+    rendered, points, present = _hands(hands, frames, mask, box)
+    return WindowFrames(target, agnostic, mask, rendered, points, present, box, frames)
 
 
 def _of_frames(rows: pa.Table, frames: np.ndarray) -> pa.Table:
@@ -125,21 +132,36 @@ def _agnostic(target: np.ndarray, mask: np.ndarray, pose: pa.Table, frames: np.n
     return np.stack([agnostic_with_pose(t, m, found.get(i)) for t, m, i in zip(target, mask, frames.tolist())])
 
 
-def _hands(rows: pa.Table, frames: np.ndarray, box: Letterbox) -> tuple[np.ndarray, np.ndarray]:
-    from pipelines.hands.render import hand_video
+def _hands(
+    rows: pa.Table, frames: np.ndarray, masks: np.ndarray, box: Letterbox
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rendered hands, their point features, and whether there are any; one entry a window frame."""
+    from models.itryon.hand_points import FRAME_CHANNELS, frame_points
+    from pipelines.hands.render import posed_hands, render_posed
 
     large = box.scaled(HAND_SUPERSAMPLING)
-    rows = hands_on_canvas(_of_frames(rows, frames), large)
-    present_in = set(rows["frame"].to_pylist())
-    pictures = hand_video(rows, large.height, large.width, frames=np.unique(frames))
-    found = {
-        int(i): cv2.resize(p, (box.width, box.height), interpolation=cv2.INTER_AREA)
-        for i, p in zip(np.unique(frames), pictures)
-        if int(i) in present_in
-    }
-    empty = np.zeros((box.height, box.width, 3), np.uint8)
-    present = np.array([i in found for i in frames.tolist()])
-    return np.stack([found.get(i, empty) for i in frames.tolist()]), present
+    posed = posed_hands(hands_on_canvas(_of_frames(rows, frames), large))
+    pictures = np.zeros((len(frames), box.height, box.width, 3), np.uint8)
+    points = np.zeros((len(frames), FRAME_CHANNELS, box.height // 8, box.width // 8), np.float32)
+    present = np.zeros(len(frames), bool)
+    for i, frame in enumerate(frames.tolist()):
+        if i and frame == frames[i - 1]:  # a short video was padded
+            pictures[i], points[i], present[i] = pictures[i - 1], points[i - 1], present[i - 1]
+        elif hands := posed.get(frame):
+            drawn = render_posed(hands, large.height, large.width)
+            pictures[i] = cv2.resize(drawn, (box.width, box.height), interpolation=cv2.INTER_AREA)
+            points[i] = frame_points([_projected(h) for h in hands], masks[i])
+            present[i] = True
+    return pictures, points, present
+
+
+def _projected(hand: PosedHand) -> ProjectedHand:
+    """The hand in pixels of the canvas; its camera is that of the supersampled one."""
+    from models.itryon.hand_points import ProjectedHand
+    from models.perception.mesh_render import vertex_normals
+
+    pixels = (hand.camera.project(hand.vertices) + 0.5) / HAND_SUPERSAMPLING - 0.5
+    return ProjectedHand(pixels, hand.vertices, vertex_normals(hand.vertices, hand.faces), hand.side)
 
 
 def hands_on_canvas(rows: pa.Table, box: Letterbox) -> pa.Table:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def _whole_latents(frames: int) -> int:

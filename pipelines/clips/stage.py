@@ -108,7 +108,15 @@ class ClipsStage(Stage):
         """The garment's id, and tensors by blob key; T latent frames, R views, h x w an eighth of the pixels."""
         import torch
 
-        from models.itryon.conditioning import control_latents, encode, hand_latents, mask_to_tensor, to_model_range
+        from models.itryon.conditioning import (
+            control_latents,
+            encode,
+            hand_latents,
+            hand_point_latents,
+            mask_to_tensor,
+            to_model_range,
+        )
+        from models.itryon.hand_points import STEPS
         from pipelines.clips.conditions import window_frames
 
         frames = window_frames(
@@ -129,10 +137,12 @@ class ClipsStage(Stage):
                 vae, to_model_range(frames.agnostic).to(device), mask_to_tensor(frames.mask).to(device)
             )
             hands, present = hand_latents(vae, to_model_range(frames.hands).to(device), frames.hand_present)
+        points, _ = hand_point_latents(frames.hand_points, frames.hand_present)
+        z = target.shape[1]
         values = {
             "target": target[0],
-            "inactive": control[0, :16],
-            "reactive": control[0, 16:32],
+            "inactive": control[0, :z],
+            "reactive": control[0, z : 2 * z],
             "reference": reference,
             "hands": hands[0],
         }
@@ -140,7 +150,8 @@ class ClipsStage(Stage):
             if not torch.isfinite(value).all():
                 raise ValueError(f"The VAE gave values that are not finite for {key} of frame {window.start} on")
         compact = {k: v.to("cpu", torch.bfloat16).contiguous() for k, v in values.items()}
-        compact["mask"] = control[0, 32:].to("cpu", torch.uint8).contiguous()
+        compact["mask"] = control[0, 2 * z :].to("cpu", torch.uint8).contiguous()
+        compact["hand_points"] = (points[0] * STEPS).round().to(torch.int8)
         compact["hand_present"] = present[0].to("cpu", torch.uint8).contiguous()
         return garment_id, compact
 
@@ -210,7 +221,7 @@ class _Source:
     def reference(
         self, window: Window, size: tuple[int, int], encoders: ClipEncoders, task: VideoTask
     ) -> tuple[str, torch.Tensor]:
-        """Garment id and reference latents, (R, 16, 1, h, w): of its photo, or else of the worn garment."""
+        """Garment id and reference latents, (R, z, 1, h, w): of its photo, or else of the worn garment."""
         photo = self._photo
         if photo is not None:
             return photo[0], self._encoded(None, photo[1], photo[2], size, encoders, task)

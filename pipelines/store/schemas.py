@@ -288,7 +288,12 @@ CLIPS = TableSpec(
             column("start_frame", pa.int32(), "First frame of the window", nullable=False),
             column("num_frames", pa.int32(), "Frames of the window, 4n + 1", nullable=False),
             column("bucket", pa.string(), "<frames>x<height>x<width>", nullable=False),
-            column("latents_uri", pa.string(), "safetensors blob: target, conditions and hand latents", nullable=False),
+            column(
+                "latents_uri",
+                pa.string(),
+                "safetensors blob: target, conditions, hand latents and hand points",
+                nullable=False,
+            ),
             column(
                 "text_uri", pa.string(), "safetensors blob: global and per-segment caption embeddings", nullable=False
             ),

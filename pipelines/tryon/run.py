@@ -172,6 +172,7 @@ def tryon_video(
                 agnostic_video=conditions.agnostic,
                 garments=references,
                 hand_video=conditions.hands if loaded.use_hands else None,
+                hand_points=conditions.hand_points if loaded.use_hands else None,
                 hand_present=conditions.hand_present if loaded.use_hands else None,
                 prompt=prompt,
                 actions=[ActionSpan(s.start - offset, s.end - offset, s.text) for s in spans]

@@ -48,9 +48,10 @@ def trained(model: ITryOnTransformer3DModel, seed: int = 1) -> ITryOnTransformer
     return model
 
 
-def tiny_vae(seed: int = 0) -> AutoencoderKLWan:
+def tiny_vae(seed: int = 0, z_dim: int = 16) -> AutoencoderKLWan:
     torch.manual_seed(seed)
-    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    statistics = {"latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim} if z_dim != 16 else {}
+    vae = AutoencoderKLWan(base_dim=4, z_dim=z_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **statistics)
     return vae.eval().requires_grad_(False)
 
 

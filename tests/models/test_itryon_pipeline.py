@@ -81,6 +81,33 @@ def test_same_generator_same_result_and_every_condition_is_used(pipe):
         assert (latents(**{name: value}) - base).abs().max() > 1e-5, name
 
 
+def test_a_guider_of_vertices_takes_points_and_the_same_window_gives_the_same():
+    model = trained(tiny_model(guider_input="vertices"))
+    pipe = ITryOnPipeline(tiny_vae(), model, FlowMatchEulerDiscreteScheduler(shift=3.0), num_frames=5)
+    pipe.set_progress_bar_config(disable=True)
+    points = np.zeros((5, 16, H // 8, W // 8), np.float32)
+    points[3:] = np.random.default_rng(0).uniform(-1, 1, points[3:].shape)
+    seen = []
+    model.register_forward_pre_hook(lambda _, __, kwargs: seen.append(kwargs), with_kwargs=True)
+
+    def latents(**changes):
+        call = inputs() | {"output_type": "latent", "num_inference_steps": 1, "hand_points": points} | changes
+        return pipe(**call).frames[0]
+
+    base = latents()
+    hands, present = seen[0]["hand_hidden_states"], seen[0]["hand_frame_mask"]
+    assert present[0].tolist() == [0, 0, 1] and not hands[:, :, :2].any()
+    assert np.array_equal(hands[1, :, 2].numpy(), points[1:].reshape(64, H // 8, W // 8))
+    assert torch.equal(latents(hand_video=None), base)  # the render is not looked at
+    without = latents(hand_points=None, hand_video=None)
+    assert (without - base).abs().max() > 1e-5
+    assert torch.equal(latents(hand_present=np.zeros(5, bool)), without)
+    with pytest.raises(ValueError, match="reads vertices: pass hand_points"):
+        latents(hand_points=None)
+    with pytest.raises(ValueError, match="hand_points is"):
+        latents(hand_points=points[:, :8])
+
+
 def test_without_our_conditions_it_is_the_stock_pipeline():
     model = tiny_model(guider_dim=None, action_layers=[])
     vae, scheduler = tiny_vae(), FlowMatchEulerDiscreteScheduler(shift=3.0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, WanVACETransformer3DModel
+from diffusers import ContextParallelConfig, FirstBlockCacheConfig, ParallelConfig, WanVACETransformer3DModel
 from peft import LoraConfig
 
 from models.itryon.guider import InteractionGuider
@@ -92,6 +95,39 @@ def test_checkpoint_of_another_size_is_refused(tmp_path):
         ITryOnTransformer3DModel.from_pretrained(tmp_path, **{**TINY, "num_layers": 4})
 
 
+def test_vertices_start_as_stock_and_come_back(stock, tmp_path):
+    stock.save_pretrained(tmp_path / "stock")
+    own = {k: TINY[k] for k in ("guider_dim", "guider_heads", "action_layers")}
+    model = ITryOnTransformer3DModel.from_pretrained(tmp_path / "stock", **own, guider_input="vertices")
+    points = torch.randn(2, 64, 4, 4, 6)
+    conditions = tiny_conditions() | {"hand_hidden_states": points}
+    with torch.no_grad():
+        assert torch.equal(model(**tiny_inputs(), **conditions).sample, stock(**tiny_inputs()).sample)
+    trained(model).save_pretrained(tmp_path / "own")
+    again = ITryOnTransformer3DModel.from_pretrained(tmp_path / "own")
+    assert again.config.guider_input == "vertices"
+    masked = points * conditions["hand_frame_mask"][:, None, :, None, None]
+    with torch.no_grad():
+        expected = model(**tiny_inputs(), **conditions).sample
+        assert torch.equal(again(**tiny_inputs(), **conditions).sample, expected)
+        # Frames without a hand give nothing, whatever stands in them.
+        assert torch.equal(model(**tiny_inputs(), **conditions | {"hand_hidden_states": masked}).sample, expected)
+    with pytest.raises(ValueError, match=r"16 channels, the guider reads 64 \(input: vertices\)"):
+        model(**tiny_inputs(), **tiny_conditions())
+    with pytest.raises(ValueError, match="render or vertices"):
+        tiny_model(guider_input="depth")
+
+
+def test_a_configuration_without_guider_input_reads_the_render(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del config["guider_input"]
+    file.write_text(json.dumps(config))
+    again = ITryOnTransformer3DModel.from_pretrained(tmp_path)
+    assert again.config.guider_input == "render" and again.guider.patch_embedding.in_channels == 16
+
+
 def test_save_and_load_round_trip(model, tmp_path):
     trained(model).save_pretrained(tmp_path)
     again, info = ITryOnTransformer3DModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -141,10 +177,11 @@ def test_gradient_checkpointing_changes_nothing(model):
     assert all(torch.allclose(plain[n], again[n], atol=1e-7) for n in plain)
 
 
-def test_lora_reaches_the_action_attention(model):
+def test_lora_reaches_the_action_attention_and_comes_back_from_a_file(model, tmp_path):
     trained(model)
     with torch.no_grad():
         before = model(**tiny_inputs(), **tiny_conditions()).sample
+    plain = copy.deepcopy(model)
     model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     trainable = [n for n, p in model.named_parameters() if p.requires_grad]
     assert any("attn_action.to_k.lora_A" in n for n in trainable) and all("lora" in n for n in trainable)
@@ -152,6 +189,17 @@ def test_lora_reaches_the_action_attention(model):
     torch.testing.assert_close(output.detach(), before, atol=1e-5, rtol=1e-5)
     output.square().mean().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "lora_B" in n)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_()
+        adapted = model(**tiny_inputs(), **tiny_conditions()).sample
+        assert not torch.allclose(adapted, before, atol=1e-3)
+        model.save_lora_adapter(tmp_path)
+        plain.load_lora_adapter(tmp_path, prefix=None, use_safetensors=True)
+        torch.testing.assert_close(plain(**tiny_inputs(), **tiny_conditions()).sample, adapted, atol=1e-5, rtol=1e-5)
+        plain.disable_adapters()
+        torch.testing.assert_close(plain(**tiny_inputs(), **tiny_conditions()).sample, before, atol=1e-5, rtol=1e-5)
 
 
 def test_fused_projections_give_the_same(model):
@@ -163,11 +211,32 @@ def test_fused_projections_give_the_same(model):
         torch.testing.assert_close(model(**tiny_inputs(), **tiny_conditions()).sample, before, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_backend_reaches_the_action_attention(model):
-    model.set_attention_backend("native")
-    assert model.blocks[1].attn_action.processor._attention_backend is not None
+@pytest.mark.parametrize("backend", ["native", "_native_math", "flex"])
+def test_attention_backends_agree_and_reach_the_action_attention(model, backend):
+    trained(model)
     with torch.no_grad():
-        assert model(**tiny_inputs(), **tiny_conditions()).sample.isfinite().all()
+        expected = model(**tiny_inputs(), **tiny_conditions()).sample
+        try:
+            model.set_attention_backend(backend)
+            assert model.blocks[1].attn_action.processor._attention_backend == backend
+            again = model(**tiny_inputs(), **tiny_conditions()).sample
+        finally:  # diffusers makes it the backend of the whole process
+            model.set_attention_backend("native")
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_blocks_give_the_same(model, backend):
+    trained(model)
+    inputs, conditions = tiny_inputs(), tiny_conditions()
+    with torch.no_grad():
+        expected = model(**inputs, **conditions).sample
+        torch.compiler.reset()
+        model.compile_repeated_blocks(backend=backend, fullgraph=True)
+        compiled = [b for b in (*model.blocks, *model.vace_blocks) if b._compiled_call_impl is not None]
+        assert len(compiled) == 6
+        torch.testing.assert_close(model(**inputs, **conditions).sample, expected, atol=1e-5, rtol=1e-5)
+    torch.compiler.reset()
 
 
 def test_a_step_cache_that_skips_blocks_is_exact_on_the_same_input(model):
@@ -183,6 +252,14 @@ def test_a_step_cache_that_skips_blocks_is_exact_on_the_same_input(model):
     assert len(calls) == 1  # the later calls came from the cache
     for output in outputs:
         torch.testing.assert_close(output, exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda c: c, lambda c: ParallelConfig(context_parallel_config=c)])
+def test_context_parallelism_is_refused_with_the_reason(model, wrap):
+    # Once the stock model has a plan, ours can have one that splits the action context too.
+    assert WanVACETransformer3DModel._cp_plan is None
+    with pytest.raises(NotImplementedError, match="A-RoPE's angles"):
+        model.enable_parallelism(config=wrap(ContextParallelConfig(ulysses_degree=2)))
 
 
 def test_modules_can_be_left_out():

@@ -27,6 +27,7 @@ from models.training.data import BatchSequence, ClipSet, DataError, epoch_batche
 from models.training.loop import TrainingDiverged, train
 from models.training.objective import prepare_conditions, sample_sigmas, step_generator, training_losses
 from models.training.signals import PARENT_ENV
+from tests.models.itryon_tiny import of_stock
 from tests.models.training_clips import TINY, make_clip, make_set, write_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -352,6 +353,16 @@ def captions(tensors: dict, rows: list) -> None:
     rows[1]["action_mask"] = [1.0]
 
 
+def widen(tensors: dict, rows: list) -> None:
+    for key in ("target", "inactive", "reactive", "hands"):
+        tensors[key] = torch.cat([tensors[key], tensors[key]])
+    tensors["reference"] = torch.cat([tensors["reference"], tensors["reference"]], 1)
+
+
+def thin(tensors: dict, rows: list) -> None:
+    tensors["inactive"] = tensors["inactive"][:8].contiguous()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -362,6 +373,8 @@ def captions(tensors: dict, rows: list) -> None:
         (empty, "no clip of split 'train'.*it has test"),
         (absent, "Clip c1 .*materialise clips"),
         (captions, "Clip c1 .*captions"),
+        (widen, "Clip c1 .*32 latent and 8 text channels, Clip c0 .* has 16 and 8"),
+        (thin, r"Clip c1 .*inactive has shape \(8, 3, 4, 4\), its bucket asks for \(16, 3, 4, 4\)"),
     ],
 )
 def test_bad_data_is_refused_by_name(change, message: str, tmp_path: Path):
@@ -369,6 +382,40 @@ def test_bad_data_is_refused_by_name(change, message: str, tmp_path: Path):
     with pytest.raises(DataError, match=message):
         train(config(tmp_path, tmp_path / "run", batch_size=3))
     assert not Checkpoints(tmp_path / "run").steps()
+
+
+def test_captions_of_segments_that_do_not_exist_are_refused(tmp_path: Path):
+    manifest = make_set(tmp_path)
+    text = tmp_path / "blobs/c1-text.safetensors"
+    tensors = load_file(text)
+    tensors["segment_index"][-1] = 3
+    save_file(tensors, text)
+    clips = ClipSet(str(manifest), str(tmp_path), "train")
+    row = next(i for i, r in enumerate(clips.rows) if r["clip_id"] == "c1")
+    with pytest.raises(DataError, match=r"Clip c1 .*segment_index goes from 1 to 3, .*captions of segments 1 to 2"):
+        clips.load(row)
+
+
+@pytest.mark.parametrize("z", [8, 32])
+def test_clips_of_another_vae_are_refused_before_the_model_is_built(z: int, tmp_path: Path, monkeypatch):
+    write_manifest(tmp_path, [make_clip(tmp_path, f"c{i}", i, z=z) for i in range(2)])
+    monkeypatch.setattr("models.training.loop.build_model", lambda *_: pytest.fail("the model was built"))
+    message = rf"{z} latent channels.*in_channels 16 instead of {z}.*vace_in_channels 96 instead of {2 * z + 64}"
+    with pytest.raises(DataError, match=message):
+        train(config(tmp_path, tmp_path / "run"))
+    with pytest.raises(DataError, match="text_dim 9 instead of 8"):
+        train(config(tmp_path, tmp_path / "run", model=fitting(z) | {"text_dim": 9}))
+
+
+def fitting(z: int) -> dict[str, Any]:
+    return TINY | {"in_channels": z, "out_channels": z, "vace_in_channels": 2 * z + 64}
+
+
+def test_any_number_of_latent_channels_trains(tmp_path: Path):
+    write_manifest(tmp_path, [make_clip(tmp_path, f"c{i}", i, z=32) for i in range(2)])
+    summary = train(config(tmp_path, tmp_path / "run", steps=2, model=fitting(32)))
+    assert np.isfinite(summary["final_loss"])
+    assert weights(tmp_path / "run/final")["guider.patch_embedding.weight"].shape[1] == 32
 
 
 def test_refusal_ends_the_process_with_code_2(tmp_path: Path, capsys):
@@ -465,6 +512,31 @@ def test_dropout_replaces_conditions_by_what_inference_uses_for_none(clips_root:
     # Segments that only pad the batch stay invisible.
     assert not c.kwargs["action_attention_mask"][~real].any() and c.kwargs["action_attention_mask"][real].any(-1).all()
     assert torch.equal(c.target, batch.target) and c.kwargs["control_hidden_states"].shape[2] == batch.target.shape[2]
+
+
+def test_the_guider_gets_what_it_reads(clips_root: Path):
+    batch, cfg = one_batch(clips_root, hand_dropout=0, model=TINY | {"guider_input": "vertices"})
+    hands = prepare_conditions(batch, cfg, step_generator(0, 0)).kwargs["hand_hidden_states"]
+    stored = load_file(clips_root / f"blobs/{batch.clip_ids[1]}.safetensors")["hand_points"]
+    assert hands.shape[1:3] == (64, 4) and not hands[:, :, 0].any()
+    assert torch.equal(hands[1, :, 1:], stored.float() / 127)
+
+
+def test_a_guider_of_vertices_learns_and_keeps_to_its_input(clips_root: Path, tmp_path: Path):
+    vertices = TINY | {"guider_input": "vertices"}
+    train(config(clips_root, tmp_path / "first", steps=2, hand_dropout=0, model=vertices))
+    final = weights(tmp_path / "first/final")
+    assert final["guider.patch_embedding.weight"].shape[1] == 64 and final["guider.proj_out.weight"].any()
+    parent = str(tmp_path / "first/final")
+    with pytest.raises(CheckpointError, match="reads vertices, this run's reads render"):
+        train(config(clips_root, tmp_path / "second", init_from=parent))
+    train(config(clips_root, tmp_path / "third", steps=1, init_from=parent, model=vertices))
+    from diffusers import WanVACETransformer3DModel
+
+    stock = {k: v for k, v in TINY.items() if not k.startswith(("guider_", "action_"))}
+    WanVACETransformer3DModel(**{**of_stock(preset("nano")), **stock}).save_pretrained(tmp_path / "stock/transformer")
+    train(config(clips_root, tmp_path / "fourth", steps=1, init_from=str(tmp_path / "stock"), model=vertices))
+    assert weights(tmp_path / "fourth/final")["guider.patch_embedding.weight"].shape[1] == 64
 
 
 def test_stage_1_uses_neither_hands_nor_action_captions(clips_root: Path):

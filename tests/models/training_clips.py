@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 TINY = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vace_in_channels": 96,
     "num_attention_heads": 2,
     "attention_head_dim": 12,
     "ffn_dim": 48,
@@ -25,8 +28,10 @@ TINY = {
 """Transformer settings that make a step cost milliseconds."""
 
 
-def make_clip(root: Path, name: str, seed: int, bucket: str = "9x32x32", views: int = 1, **row: Any) -> dict[str, Any]:
-    """Write the blobs of one clip below `root`; returns its manifest row."""
+def make_clip(
+    root: Path, name: str, seed: int, bucket: str = "9x32x32", views: int = 1, z: int = 16, **row: Any
+) -> dict[str, Any]:
+    """Write the blobs of one clip of `z` latent channels below `root`; returns its manifest row."""
     frames, height, width = (int(n) for n in bucket.split("x"))
     t, h, w = (frames - 1) // 4 + 1, height // 8, width // 8
     g = torch.Generator().manual_seed(seed)
@@ -39,12 +44,13 @@ def make_clip(root: Path, name: str, seed: int, bucket: str = "9x32x32", views: 
     index[t // 2 :] = segments
     latents = {
         # A smooth target, so that there is something to learn in a few steps.
-        "target": (normal(16, 1, 1, 1) * torch.ones(16, t, h, w)).bfloat16(),
-        "inactive": normal(16, t, h, w),
-        "reactive": normal(16, t, h, w),
+        "target": (normal(z, 1, 1, 1) * torch.ones(z, t, h, w)).bfloat16(),
+        "inactive": normal(z, t, h, w),
+        "reactive": normal(z, t, h, w),
         "mask": torch.randint(0, 2, (64, t, h, w), generator=g, dtype=torch.uint8),
-        "reference": normal(views, 16, 1, h, w),
-        "hands": normal(16, t, h, w),
+        "reference": normal(views, z, 1, h, w),
+        "hands": normal(z, t, h, w),
+        "hand_points": torch.randint(-127, 128, (64, t, h, w), generator=g, dtype=torch.int8),
         "hand_present": torch.tensor([1] * (t - 1) + [0], dtype=torch.uint8),
     }
     text = {

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from models import weights
-from models.itryon.conditioning import encode, reference_image, to_model_range
+from models.itryon.conditioning import encode, hand_point_latents, reference_image, to_model_range
 from models.training.data import ClipSet
 from pipelines.arrays import decode_mask
 from pipelines.clips.conditions import window_frames
@@ -101,6 +101,7 @@ def test_a_clip_holds_its_window_and_nothing_else(stage: ClipsStage, task: Video
         "mask": ((64, 3, 4, 6), u8),
         "reference": ((1, 16, 1, 4, 6), bf16),
         "hands": ((16, 3, 4, 6), bf16),
+        "hand_points": ((64, 3, 4, 6), torch.int8),
         "hand_present": ((3,), u8),
     }
     scene = scene_annotations()
@@ -120,6 +121,10 @@ def test_a_clip_holds_its_window_and_nothing_else(stage: ClipsStage, task: Video
     # The 64 mask channels put back together are the mask of the frames that stand for each latent frame.
     restored = first["mask"].reshape(8, 8, 3, 4, 6).permute(2, 3, 0, 4, 1).reshape(3, 32, 48)
     assert np.array_equal(restored.numpy(), frames.mask[[1, 4, 7]])
+    # Nothing is lost in int8: the clip holds what try-on computes.
+    points, _ = hand_point_latents(frames.hand_points, frames.hand_present)
+    assert torch.equal(first["hand_points"].float() / 127, points[0]) and first["hand_points"][:, 1:].any()
+    assert not first["hand_points"][:, 0].any() and not third["hand_points"].any()
     # Hands are in frames 4 to 9: latent frame 1 holds frames 1 to 4, latent frame 2 frames 5 to 8.
     assert first["hand_present"].tolist() == [0, 1, 1] and not third["hand_present"].any()
 
@@ -227,6 +232,15 @@ def test_training_takes_the_clips_as_they_are(stage: ClipsStage, task: VideoTask
         )
     )
     assert np.isfinite(summary["final_loss"]) and summary["encoder_digest"] == row["encoder_digest"]
+
+
+def test_other_latent_channels_split_where_they_end(stage: ClipsStage, task: VideoTask, tmp_path: Path):
+    tiny_vae(z_dim=8).save_pretrained(tmp_path / "vae")
+    other = ClipsStage(stage.settings.model_copy(update={"vae": str(tmp_path), "max_windows": 1}))
+    other.setup(threads=1)
+    (row,) = rows_of(other, task)
+    found = {k: v.shape[0] for k, v in tensors(task, row["latents_uri"]).items() if v.ndim == 4}
+    assert found == {"target": 8, "inactive": 8, "reactive": 8, "mask": 64, "hands": 8, "hand_points": 64}
 
 
 def test_refusals(stage: ClipsStage, task: VideoTask):
