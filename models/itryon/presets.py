@@ -5,7 +5,8 @@ branch); the paper's model is the size of `1.3b`. `nano` is the same network sma
 
 nano's patch is Wan's own (1, 2, 2): 17 frames of 128x96 pixels with a garment are 6 latent frames of 8x6 patches, 288
 tokens. A patch of (1, 1, 1) would see single latent positions but cost four times the tokens, hence a quarter of the
-samples in the same minutes; 192 channels hold the 64 numbers of a patch without loss.
+samples in the same minutes; 192 channels hold the 128 numbers of a patch. Its latents have the 32 channels of the nano
+autoencoder.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _WAN = {
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         **_WAN,
+        "in_channels": 32,
+        "out_channels": 32,
+        "vace_in_channels": 2 * 32 + 64,
         "num_attention_heads": 6,
         "attention_head_dim": 32,
         "ffn_dim": 576,

@@ -1,4 +1,4 @@
-"""The video autoencoder: a nano `AutoencoderKLWan` with committed weights, and how it was trained."""
+"""The video autoencoder of the nano preset: committed weights, and how they were fitted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKLWan
+
+    from models.vae.patch_autoencoder import PatchAutoencoder
 
 NANO_VAE_DIR = Path(__file__).parent / "nano"
 """Diffusers folder with the nano autoencoder."""
@@ -24,10 +25,10 @@ def nano_vae_digest() -> str:
     return digest.hexdigest()
 
 
-def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> AutoencoderKLWan:
+def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> PatchAutoencoder:
     """The nano autoencoder, frozen and in evaluation mode.
 
-    Takes and gives `[B, 3, 4n + 1, 8h, 8w]` in [-1, 1]; latents are `[B, 16, n + 1, h, w]`, to be standardised with
+    Takes and gives `[B, 3, 4n + 1, 8h, 8w]` in [-1, 1]; latents are `[B, 32, n + 1, h, w]`, to be standardised with
     `config.latents_mean` and `config.latents_std` as diffusers' Wan pipelines do.
 
     Args:
@@ -35,9 +36,8 @@ def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None 
         dtype: Weight type; float32 by default. They are stored as float16.
     """
     import torch
-    from diffusers import AutoencoderKLWan
 
-    from models.vae.whole_clip import channels_last
+    from models.vae.patch_autoencoder import PatchAutoencoder
 
-    vae = AutoencoderKLWan.from_pretrained(NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True)
-    return channels_last(vae).to(device).eval().requires_grad_(False)
+    vae = PatchAutoencoder.from_pretrained(NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True)
+    return vae.to(device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Training clips for the nano autoencoder: random crops of real video and photos, and drawn moving patterns."""
+"""Clips to fit the nano autoencoder to: random crops of real video and photos, and drawn moving patterns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import torch
 from numpy.random import Generator
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm"})
@@ -29,7 +30,8 @@ def media_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise NoClipsError(f"{path} does not exist")
-        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        # Hidden files are what other programs have not finished writing.
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and p.name[0] != "."]
         found.update(p for p in files if p.suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES)
     return sorted(found, key=lambda p: (p.name, str(p)))
 
@@ -59,6 +61,19 @@ def read_clip(path: Path, short_side: int, max_frames: int) -> np.ndarray:
     if not frames:
         raise NoClipsError(f"{path} holds no frame that decodes")
     return np.stack(frames)
+
+
+def centre_clip(source: np.ndarray, frames: int, height: int, width: int) -> torch.Tensor:
+    """Middle frames of a source, cropped to the clip's shape and reduced, as `[1, 3, T, H, W]` in [-1, 1]."""
+    frames = min(frames, 1 + 4 * ((len(source) - 1) // 4))
+    start = (len(source) - frames) // 2
+    full_h, full_w = source.shape[1:3]
+    scale = min(full_h / height, full_w / width)
+    crop_h, crop_w = round(height * scale), round(width * scale)
+    y, x = (full_h - crop_h) // 2, (full_w - crop_w) // 2
+    window = source[start : start + frames, y : y + crop_h, x : x + crop_w]
+    small = np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in window])
+    return torch.from_numpy(small.astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]
 
 
 @dataclass(frozen=True)

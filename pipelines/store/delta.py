@@ -72,6 +72,12 @@ def predicate(where: Mapping[str, Any]) -> str:
     return " AND ".join(terms)
 
 
+def _without_comments(schema: pa.Schema) -> pa.Schema:
+    """The types alone. A table keeps the column comments that it was made with; delta-rs refuses rows with others, so
+    that a better wording in a release would have locked everyone out of their lakes."""
+    return pa.schema([f.remove_metadata() for f in schema])
+
+
 class DeltaStore:
     """The tables and blobs below one lake root.
 
@@ -178,7 +184,8 @@ class DeltaStore:
         )
         def write() -> int:
             table = self.open(spec)
-            data = rows.select(spec.schema.names).cast(spec.schema) if isinstance(rows, pa.Table) else rows()
+            data = rows.select(spec.schema.names) if isinstance(rows, pa.Table) else rows()
+            data = data.cast(_without_comments(spec.schema))
             write_deltalake(table, data, mode="overwrite", predicate=predicate(where), commit_properties=properties)
             return self.version(spec)
 

@@ -1,4 +1,4 @@
-"""The nano autoencoder: the one-pass form against the class, its committed weights, and its trainer."""
+"""The nano autoencoder: blocks, components and decoder against their definitions, its weights, its command."""
 
 from __future__ import annotations
 
@@ -8,94 +8,90 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.features.lpips import LPIPS
-from models.vae import NANO_VAE_DIR, data, load_nano_vae, nano_vae_digest, train
-from models.vae.data import ClipSampler, ClipShape, NoClipsError, media_files, read_clip
-from models.vae.train import NANO_ARCHITECTURE, Trainer, VaeTrainingSettings, centre_clip, measure
-from models.vae.whole_clip import decode_latents, encode_moments
+from models.vae import NANO_VAE_DIR, fit, load_nano_vae, nano_vae_digest
+from models.vae.data import ClipSampler, ClipShape, NoClipsError, centre_clip, media_files, read_clip
+from models.vae.fit import FitSettings, measure
+from models.vae.patch_autoencoder import VALUES, PatchAutoencoder, blocks_of, video_of
 from tests.conftest import moving_frames
 
 
 @pytest.fixture(scope="module")
-def nano() -> AutoencoderKLWan:
+def nano() -> PatchAutoencoder:
     return load_nano_vae()
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        NANO_ARCHITECTURE,
-        {"base_dim": 8, "dim_mult": [1, 1, 2, 2]},
-        {
-            "base_dim": 16,
-            "dim_mult": [1, 2, 2],
-            "temperal_downsample": [True, True],
-            "is_residual": True,
-            "patch_size": 2,
-            "in_channels": 12,
-            "out_channels": 12,
-        },
-    ],
-    ids=["nano", "wan 2.1", "wan 2.2"],
-)
-@pytest.mark.parametrize("frames", [1, 5, 13])
-def test_one_pass_equals_the_streaming_class(architecture: dict, frames: int) -> None:
+@given(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
+def test_blocks_hold_every_pixel_once(groups: int, rows: int, columns: int, batch: int) -> None:
+    video = torch.rand(batch, 3, 1 + 4 * groups, 8 * rows, 8 * columns)
+    blocks = blocks_of(video)
+    assert blocks.shape == (batch, groups + 1, rows, columns, VALUES)
+    assert torch.equal(video_of(blocks), video)
+    if groups:
+        # Latent frame j holds frames 4 j - 3 to 4 j.
+        one = blocks[0, groups, rows - 1, 0].view(3, 4, 8, 8)
+        assert torch.equal(one, video[0, :, 4 * groups - 3 :, 8 * (rows - 1) : 8 * rows, :8])
+
+
+def test_encoder_and_decoder_equal_their_definition() -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(**architecture).eval()
-    video = torch.rand(2, 3, frames, 16, 32) * 2 - 1
-    with torch.no_grad():
-        moments = vae._encode(video)
-        torch.testing.assert_close(encode_moments(vae, video), moments, atol=2e-5, rtol=1e-4)
-        latents = moments[:, :16]
-        expected = vae.decode(latents).sample
-        torch.testing.assert_close(decode_latents(vae, latents).clamp(-1, 1), expected, atol=2e-5, rtol=1e-4)
+    vae = PatchAutoencoder(5)
+    for parameter in vae.parameters():
+        parameter.data = torch.randn(parameter.shape) * 0.1
+    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
+    latents = vae.encode(video).latent_dist.mode()
+    blocks = blocks_of(video)
+    for t, y, x in np.ndindex(2, 2, 3):
+        expected = vae.basis @ (blocks[0, t, y, x] - vae.mean)
+        torch.testing.assert_close(latents[0, :, t, y, x], expected, atol=1e-5, rtol=1e-4)
+    rebuilt = torch.zeros_like(blocks)
+    for t, y, x in np.ndindex(2, 2, 3):
+        rebuilt[0, t, y, x] = vae.mean
+        for i, j in np.ndindex(3, 3):
+            if 0 <= y + i - 1 < 2 and 0 <= x + j - 1 < 3:
+                rebuilt[0, t, y, x] += vae.decoder[:, :, i, j] @ latents[0, :, t, y + i - 1, x + j - 1]
+    torch.testing.assert_close(vae.decode(latents).sample, video_of(rebuilt).clamp(-1, 1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(vae.decode(latents, return_dict=False)[0], vae.decode(latents).sample)
 
 
-def test_one_pass_refuses_other_lengths() -> None:
-    with pytest.raises(ValueError, match="4n"):
-        encode_moments(AutoencoderKLWan(**NANO_ARCHITECTURE), torch.zeros(1, 3, 4, 16, 16))
+@pytest.mark.parametrize("shape, message", [((1, 3, 4, 16, 16), "4n"), ((1, 3, 5, 12, 16), "multiples of 8")])
+def test_other_sizes_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PatchAutoencoder(4).encode(torch.zeros(shape))
 
 
-def test_committed_weights_are_small_and_of_the_declared_architecture(nano: AutoencoderKLWan) -> None:
-    weights = NANO_VAE_DIR / "diffusion_pytorch_model.safetensors"
-    assert weights.stat().st_size <= 8 * 2**20
-    for key, value in NANO_ARCHITECTURE.items():
-        assert nano.config[key] == value
+def test_committed_weights_are_small_and_orthonormal(nano: PatchAutoencoder) -> None:
+    assert (NANO_VAE_DIR / "diffusion_pytorch_model.safetensors").stat().st_size <= 8 * 2**20
+    assert nano.config.scale_factor_spatial == 8
     # What diffusers' VACE pipeline derives the compression from.
     assert 2 ** len(nano.temperal_downsample) == 8 and 2 ** sum(nano.temperal_downsample) == 4
-    assert all(torch.isfinite(p).all() for p in nano.parameters())
+    torch.testing.assert_close(nano.basis @ nano.basis.T, torch.eye(nano.config.z_dim), atol=1e-3, rtol=0)
     assert len(nano_vae_digest()) == 64
 
 
-def test_latents_have_the_declared_shape_and_statistics(nano: AutoencoderKLWan) -> None:
-    frames = moving_frames(17, 96, 64)
-    clip = centre_clip(frames, 17, 64, 96)
-    with torch.no_grad():
-        latents = nano.encode(clip).latent_dist.mode()
-    assert latents.shape == (1, 16, 5, 8, 12)
-    mean, std = (torch.tensor(v).view(1, 16, 1, 1, 1) for v in (nano.config.latents_mean, nano.config.latents_std))
-    assert (std > 0).all()
-    standard = (latents - mean) / std
-    assert standard.abs().mean() < 5
+def test_latents_have_the_declared_shape_and_statistics(nano: PatchAutoencoder) -> None:
+    clip = centre_clip(moving_frames(17, 96, 64), 17, 64, 96)
+    latents = nano.encode(clip).latent_dist.mode()
+    assert latents.shape == (1, 32, 5, 8, 12)
+    std = torch.tensor(nano.config.latents_std).view(1, 32, 1, 1, 1)
+    assert (std > 0).all() and 0.1 < float((latents / std).std()) < 4
 
 
-def test_reconstruction_is_far_better_than_the_mean_picture(nano: AutoencoderKLWan) -> None:
-    clip = centre_clip(moving_frames(9, 96, 64), 9, 64, 96)
-    torch.manual_seed(0)
-    found = measure(nano, LPIPS("alex"), clip)["psnr_db"]
-    flat = clip.mean((2, 3, 4), keepdim=True).expand_as(clip)
-    flat_db = float(-10 * ((flat - clip) / 2).square().mean().log10())
-    assert found > flat_db + 3
+def test_reconstruction_of_a_real_clip(nano: PatchAutoencoder, samples: Path) -> None:
+    clip = centre_clip(read_clip(samples / "videos" / "intel_asl_thanks.mkv", 200, 100), 17, 128, 96)
+    found = measure(nano, LPIPS("alex"), clip)
+    assert found["psnr_db"] >= 28
 
 
-def test_causal_first_frame_does_not_see_the_others(nano: AutoencoderKLWan) -> None:
+def test_latent_frames_do_not_see_later_frames(nano: PatchAutoencoder) -> None:
     clip = centre_clip(moving_frames(9, 64, 64), 9, 64, 64)
-    with torch.no_grad():
-        whole = nano.encode(clip).latent_dist.mode()[:, :, :1]
-        alone = nano.encode(clip[:, :, :1]).latent_dist.mode()
-    torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-5)
+    whole = nano.encode(clip).latent_dist.mode()
+    for frames in (1, 5):
+        alone = nano.encode(clip[:, :, :frames]).latent_dist.mode()
+        torch.testing.assert_close(whole[:, :, : alone.shape[2]], alone, atol=1e-5, rtol=1e-5)
 
 
 def sampler(seed: int = 0) -> ClipSampler:
@@ -136,61 +132,58 @@ def test_sources_are_found_and_read(moving_video: Path, tmp_path: Path) -> None:
         ClipSampler([], 0)
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> VaeTrainingSettings:
-    architecture = {**NANO_ARCHITECTURE, "base_dim": 8, "dim_mult": [1, 1, 1, 1]}
-    monkeypatch.setattr(train, "NANO_ARCHITECTURE", architecture)
-    monkeypatch.setattr(train, "_FIRST_SHAPES", (ClipShape(1, 5, 16, 16),))
-    monkeypatch.setattr(train, "_SHAPES", (ClipShape(1, 5, 32, 32),))
-    return VaeTrainingSettings(steps=8, first_steps=3, warmup_steps=1, learning_rate=2e-3, lpips_frames=2)
+def test_components_are_those_of_the_covariance() -> None:
+    source = ClipSampler([moving_frames(12, 150, 120)], 0, 0.2)
+    settings = FitSettings(clips=3, z_dim=6, first_weight=1.0)
+    vae = fit.fit(source, settings)
+    clips = [blocks_of(torch.from_numpy(source.batch(i, fit._CLIP))).reshape(-1, VALUES).numpy() for i in range(3)]
+    values = np.concatenate(clips).astype(np.float64)
+    _, strength, vectors = np.linalg.svd(values - values.mean(0), full_matrices=False)
+    for k in range(6):
+        if strength[k] > 1.05 * strength[k + 1] and (k == 0 or strength[k - 1] > 1.05 * strength[k]):
+            assert abs(vectors[k] @ vae.basis[k].numpy()) > 0.999
+    deviation = strength[:6] / np.sqrt(len(values))
+    expected = deviation / (deviation / np.median(deviation)) ** settings.contrast
+    # torch takes the lower of two middle values as the median.
+    ratio = np.array(vae.config.latents_std) / expected
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
 
 
-def trainer(settings: VaeTrainingSettings) -> Trainer:
-    torch.manual_seed(7)
-    return Trainer(settings, sampler(), LPIPS("alex"))
+def test_the_decoder_has_the_least_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ClipSampler([moving_frames(12, 150, 120)], 0, 0.2)
+    vae = fit.fit(source, FitSettings(clips=2, z_dim=8, first_weight=1.0, ridge=1e-9))
+    videos = [torch.from_numpy(source.batch(i, fit._CLIP)) for i in range(2)]
 
+    def error() -> float:
+        return sum(float((_unclamped(vae, v) - blocks_of(v)).square().mean()) for v in videos)
 
-def test_killed_and_resumed_training_is_bit_identical(small: VaeTrainingSettings, tmp_path: Path) -> None:
-    whole = trainer(small)
-    for _ in range(6):
-        whole.train_step()
-    first = trainer(small)
+    best, decoder = error(), vae.decoder.data.clone()
+    generator = torch.Generator().manual_seed(0)
     for _ in range(4):
-        first.train_step()
-    first.save(tmp_path / "state.pt")
-    second = trainer(small)
-    second.load(tmp_path / "state.pt")
-    for _ in range(2):
-        second.train_step()
-    assert second.step == 6
-    for name, value in whole.vae.state_dict().items():
-        assert torch.equal(value, second.vae.state_dict()[name]), name
-        assert torch.equal(whole.ema[name], second.ema[name]), name
-    with pytest.raises(ValueError, match="other settings"):
-        trainer(small.model_copy(update={"seed": 1})).load(tmp_path / "state.pt")
+        vae.decoder.data = decoder + 1e-3 * torch.randn(decoder.shape, generator=generator)
+        assert error() > best
+    vae.decoder.data = torch.zeros_like(decoder)
+    vae.decoder.data[:, :, 1, 1] = vae.basis.data.T
+    assert error() >= best, "plain components, without neighbours"
 
 
-def test_loss_falls_on_one_clip(small: VaeTrainingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = sampler().batch(0, ClipShape(1, 5, 32, 32))
-    monkeypatch.setattr(data.ClipSampler, "batch", lambda *_: fixed)
-    run = trainer(small.model_copy(update={"steps": 1000, "first_steps": 1000}))
-    losses = [run.train_step()["l1"] for _ in range(40)]
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
+def _unclamped(vae: PatchAutoencoder, video: torch.Tensor) -> torch.Tensor:
+    latents = vae.encode(video).latent_dist.mode()[0].transpose(0, 1)
+    return torch.nn.functional.conv2d(latents, vae.decoder, padding=1).permute(0, 2, 3, 1)[None] + vae.mean
 
 
-def test_command_trains_exports_and_goes_on(
-    small: VaeTrainingSettings, moving_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_command_fits_measures_and_repeats(
+    moving_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "load_lpips", lambda _: LPIPS("alex"))
-    arguments = ["--videos", str(moving_video), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    arguments += ["--minutes", "5", "--threads", "1", "--first-steps", "1", "--short-side", "64", "--seed", "3"]
-    assert train.main([*arguments, "--steps", "2"]) == 0
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["_class_name"] == "AutoencoderKLWan" and len(config["latents_std"]) == 16
-    vae = AutoencoderKLWan.from_pretrained(tmp_path / "out", local_files_only=True)
-    assert vae.dtype in (torch.float16, torch.float32)
-    assert train.main([*arguments, "--steps", "3"]) == 0
-    state = torch.load(tmp_path / "work" / "state.pt", weights_only=True)
-    assert state["step"] == 3
+    monkeypatch.setattr(fit, "load_lpips", lambda _: LPIPS("alex"))
+    arguments = ["--videos", str(moving_video), "--clips", "2", "--short-side", "64", "--z-dim", "8"]
+    for name in ("a", "b"):
+        assert fit.main([*arguments, "--out", str(tmp_path / name)]) == 0
+    weights = [(tmp_path / n / "diffusion_pytorch_model.safetensors").read_bytes() for n in "ab"]
+    assert weights[0] == weights[1]
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["z_dim"] == 8
+    again = PatchAutoencoder.from_pretrained(tmp_path / "a", local_files_only=True)
+    assert all(torch.isfinite(p).all() for p in again.parameters())
     with pytest.raises(SystemExit):
-        train.main([*arguments, "--steps", "3", "--held-out", "nobody"])
+        fit.main([*arguments, "--out", str(tmp_path / "c"), "--held-out", str(tmp_path / "nobody")])
+    assert "does not exist" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The lake: partition replacement, typed reads, blobs that are whole or absent."""
 
+import dataclasses
 import hashlib
 import multiprocessing
 from pathlib import Path
@@ -198,3 +199,17 @@ def test_record_batches_take_the_declared_types():
 def test_the_documentation_of_the_tables_is_current():
     written = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
     assert written == tables_markdown(), "run: python -m pipelines.store.document docs/tables.md"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_lake_made_with_other_column_comments_can_be_written(tmp_path, streamed):
+    lake = DeltaStore(tmp_path)
+    spec = TABLES["captions"]
+    fields = [f.with_metadata({"comment": f"old: {f.name}"}) for f in spec.schema]
+    old = dataclasses.replace(spec, schema=pa.schema(fields))
+    lake.ensure_tables([old])
+    row = {f.name: None if f.nullable else {"string": "x", "float": 0.5}.get(str(f.type), 0) for f in spec.schema}
+    table = pa.Table.from_pylist([{**row, "batch": "b"}], spec.schema)
+    rows = table if not streamed else lambda: pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+    lake.replace(spec, rows, {"batch": "b"}, Commit())
+    assert lake.read(spec).num_rows == 1
