@@ -11,9 +11,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 # What may differ between a run and its continuation: none of these changes a weight.
-_FREE_ON_RESUME = frozenset(
-    {"output_dir", "blob_root", "manifest", "log_every", "checkpoint_every", "keep_last", "num_workers", "device"}
+WITHOUT_EFFECT = frozenset(
+    {
+        "output_dir",
+        "blob_root",
+        "manifest",
+        "log_every",
+        "checkpoint_every",
+        "keep_last",
+        "num_workers",
+        "device",
+    }
 )
+
+
+class TrainingRefused(ValueError):
+    """A run that cannot be started as it is configured; the message says what to change."""
 
 
 class TrainConfig(BaseModel):
@@ -37,6 +50,17 @@ class TrainConfig(BaseModel):
         default=None,
         description="Checkpoint to start from: a folder that holds transformer/, or a Hub model id such as "
         "Wan-AI/Wan2.1-VACE-1.3B-diffusers; random weights by default",
+    )
+    lora_rank: int | None = Field(
+        default=None, gt=0, description="Rank of low-rank adapters on a frozen network; none trains all weights"
+    )
+    lora_alpha: float | None = Field(
+        default=None, gt=0, description="The adapters count alpha / rank; alpha is the rank by default"
+    )
+    lora_targets: list[str] = Field(
+        default=["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"],
+        min_length=1,
+        description="Ends of the names of stock layers with an adapter; the added modules are trained in full",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
 
@@ -106,7 +130,7 @@ class TrainConfig(BaseModel):
     def changes(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """Fields that differ from `other` and change the weights: name -> (this value, other value)."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        return {k: (v, theirs[k]) for k, v in mine.items() if k not in _FREE_ON_RESUME and v != theirs[k]}
+        return {k: (v, theirs[k]) for k, v in mine.items() if k not in WITHOUT_EFFECT and v != theirs[k]}
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from models.training.build import build_model, load_weights
 from models.training.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state, restore
 from models.training.config import TrainConfig
 from models.training.data import BatchSequence, ClipSet, make_loader
+from models.training.lora import base_digest
 from models.training.objective import step_generator, training_losses
 from models.training.report import Reporter
 from models.training.run import Run, finish, finished, manifest_digest, peak_memory_mb
@@ -147,19 +148,23 @@ def _prepare(
             raise CheckpointError(f"{found} has no training.json: delete it")
         _check_resume(before, state, config, allow_changes)
         state.step, state.seconds = before.step, before.seconds
+        state.extra = {k: v for k, v in before.extra.items() if k == "base_sha256"}
         model = load_weights(found, config, before)
     else:
         model = build_model(config, clips.encoder_digest)
+        if config.lora_rank is not None:
+            state.extra["base_sha256"] = base_digest(model)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
+        trained,
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.weight_decay,
     )
-    ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
+    ema = EMAModel(trained, decay=config.ema_decay) if config.ema_decay else None
     model, optimizer = accelerator.prepare(model, optimizer)
     if ema is not None:
         ema.to(accelerator.device)
@@ -169,8 +174,10 @@ def _prepare(
     )
     run = Run(config, accelerator, model, optimizer, scheduler, ema, clips, checkpoints, state, [])
     parameters = sum(p.numel() for p in run.plain_model.parameters())
+    share = sum(p.numel() for p in run.trained)
+    size = f"{parameters / 1e6:.1f} M parameters" + (f", {share / 1e6:.1f} M trained" if share < parameters else "")
     reporter.message(
-        f"{config.preset}: {parameters / 1e6:.1f} M parameters, {len(clips.rows)} clips in {len(clips.buckets)} "
+        f"{config.preset}: {size}, {len(clips.rows)} clips in {len(clips.buckets)} "
         f"bucket(s), {config.steps} steps of {config.batch_size} x {config.gradient_accumulation_steps} x "
         f"{accelerator.num_processes} on {accelerator.device}, {config.precision}"
     )
@@ -209,7 +216,7 @@ def _steps(run: Run, reporter: Reporter, stop: StopFlag) -> None:
     count = (config.steps - state.step) * accumulation
     batches = BatchSequence(run.clips, config.batch_size, config.seed)
     loader = iter(make_loader(batches, first, count, accelerator.process_index, world, config.num_workers))
-    parameters = [p for p in run.model.parameters() if p.requires_grad]
+    parameters = run.trained
     while state.step < config.steps:
         started = time.perf_counter()
         waited, samples, clip_ids = 0.0, 0, []
