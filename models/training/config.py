@@ -21,6 +21,14 @@ WITHOUT_EFFECT = frozenset(
         "keep_last",
         "num_workers",
         "device",
+        "allow_oversize",
+        "validate_every",
+        "validation_clips",
+        "validation_steps",
+        "validation_guidance",
+        "validation_vae",
+        "tensorboard",
+        "wandb_project",
     }
 )
 
@@ -54,7 +62,7 @@ class TrainConfig(BaseModel):
     lora_rank: int | None = Field(
         default=None, gt=0, description="Rank of low-rank adapters on a frozen network; none trains all weights"
     )
-    lora_alpha: float | None = Field(
+    lora_alpha: int | None = Field(
         default=None, gt=0, description="The adapters count alpha / rank; alpha is the rank by default"
     )
     lora_targets: list[str] = Field(
@@ -120,6 +128,25 @@ class TrainConfig(BaseModel):
     log_every: int = Field(default=10, gt=0, description="Steps between reports")
     checkpoint_every: int = Field(default=500, gt=0, description="Steps between checkpoints")
     keep_last: int = Field(default=2, gt=0, description="Step checkpoints kept")
+    allow_oversize: bool = Field(default=False, description="Start although the memory estimate exceeds the device")
+
+    # Watching
+    validate_every: int | None = Field(
+        default=None, gt=0, description="Steps between try-on videos from the weights just trained, and at the end"
+    )
+    validation_clips: int = Field(
+        default=2, gt=0, description="Clips to dress: of split val, else the first ones of the training set"
+    )
+    validation_steps: int = Field(default=20, gt=0, description="Denoising steps of a validation video")
+    validation_guidance: float = Field(default=2.0, ge=1, description="Guidance on captions; 1 switches it off")
+    validation_vae: str = Field(
+        default="nano",
+        description="VAE that encoded the clips: nano, or a folder with vae/ such as a Wan2.1 checkpoint",
+    )
+    tensorboard: bool = Field(default=True, description="Write TensorBoard events to <output_dir>/tensorboard")
+    wandb_project: str | None = Field(
+        default=None, description="Weights & Biases project to report to; needs the package wandb"
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainConfig:

@@ -27,10 +27,13 @@ from models.training.checkpoint import CheckpointError, Checkpoints, TrainingSta
 from models.training.config import TrainConfig
 from models.training.data import BatchSequence, ClipSet, make_loader
 from models.training.lora import base_digest
+from models.training.memory import check_memory, estimate_memory
 from models.training.objective import step_generator, training_losses
 from models.training.report import Reporter
 from models.training.run import Run, finish, finished, manifest_digest, peak_memory_mb
 from models.training.signals import StopFlag
+from models.training.trackers import Tracker, open_trackers
+from models.training.validation import Validator
 
 _WAIT_FOR_OTHER_S = 30
 
@@ -66,6 +69,7 @@ def train(
 
     Raises:
         models.training.data.DataError: The training set must not be trained on.
+        models.training.config.TrainingRefused: The run cannot fit into memory, or wants something that is missing.
         CheckpointError: A checkpoint does not fit: other configuration, data, encoder or preset. Or another process
             is training in the same folder.
         TrainingDiverged: The loss is NaN or infinite; the newest checkpoint is from before.
@@ -86,11 +90,32 @@ def train(
             reporter.message(f"{output} already holds the finished run")
             reporter.summary(done)
             return done
+        sizes = [(name, views, len(rows)) for (name, views), rows in clips.buckets.items()]
+        estimate = estimate_memory(config, sizes, accelerator.num_processes)
+        reporter.message(check_memory(config, estimate, accelerator.device))
+        validator = Validator(config, clips) if config.validate_every and accelerator.is_main_process else None
         run = _prepare(config, accelerator, clips, reporter, resume, allow_changes)
-        _steps(run, reporter, stop)
+        run.estimated_memory_mb = estimate.total / 2**20
+        with _trackers(run, reporter) as trackers:
+            _steps(run, reporter, stop, trackers, validator)
         summary = finish(run)
         reporter.summary(summary)
         return summary
+
+
+@contextlib.contextmanager
+def _trackers(run: Run, reporter: Reporter) -> Iterator[list[Tracker]]:
+    if not run.accelerator.is_main_process:
+        yield []
+        return
+    trackers, remarks = open_trackers(run.config, run.state.step)
+    for text in remarks:
+        reporter.message(text)
+    try:
+        yield trackers
+    finally:
+        for tracker in trackers:
+            tracker.close()
 
 
 @contextlib.contextmanager
@@ -209,7 +234,7 @@ def _check_resume(before: TrainingState, now: TrainingState, config: TrainConfig
         )
 
 
-def _steps(run: Run, reporter: Reporter, stop: StopFlag) -> None:
+def _steps(run: Run, reporter: Reporter, stop: StopFlag, trackers: list[Tracker], validator: Validator | None) -> None:
     config, accelerator, state = run.config, run.accelerator, run.state
     accumulation, world = config.gradient_accumulation_steps, accelerator.num_processes
     first = state.step * accumulation
@@ -258,14 +283,27 @@ def _steps(run: Run, reporter: Reporter, stop: StopFlag) -> None:
             "data_seconds": waited,
         }
         run.metrics.append(record)
-        reporter.step(
-            {**record, "samples_per_second": samples * world / seconds, "peak_memory_mb": peak_memory_mb()},
-            state.step % config.log_every == 0 or state.step in (1, config.steps),
-        )
+        shown = {**record, "samples_per_second": samples * world / seconds, "peak_memory_mb": peak_memory_mb()}
+        log_now = state.step % config.log_every == 0 or state.step in (1, config.steps)
+        reporter.step(shown, log_now)
+        for tracker in trackers if log_now else ():
+            tracker.step(shown)
         if signum and state.step < config.steps:
             raise Interrupted(stop.signum or signal.SIGTERM, state.step, run.save())
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
             run.save()
+        if config.validate_every and (state.step % config.validate_every == 0 or state.step == config.steps):
+            _validate(run, reporter, trackers, validator)
+
+
+def _validate(run: Run, reporter: Reporter, trackers: list[Tracker], validator: Validator | None) -> None:
+    if validator is not None:
+        started = time.perf_counter()
+        made = validator(run)
+        for tracker in trackers:
+            tracker.validation(made)
+        reporter.message(f"try-on after step {made.step}: {made.video} ({time.perf_counter() - started:.1f} s)")
+    run.accelerator.wait_for_everyone()
 
 
 def _mean_over_processes(accelerator: Accelerator, sums: torch.Tensor) -> list[float]:

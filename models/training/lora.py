@@ -142,7 +142,8 @@ def merged_model(model: Any) -> Any:
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, LoraLayer):
-                correction = module.get_delta_weight(ADAPTER).float().cpu()
+                layer: Any = module
+                correction = layer.get_delta_weight(ADAPTER).float().cpu()
                 state[f"{name}.weight"] = state[f"{name}.weight"].float() + correction
     with torch.device("meta"):
         merged = type(model).from_config(model.config)

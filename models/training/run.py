@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import resource
+import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ class Run:
     checkpoints: Checkpoints
     state: TrainingState
     metrics: list[dict[str, Any]]
+    estimated_memory_mb: float = 0.0
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
@@ -114,6 +116,8 @@ def finish(run: Run) -> dict[str, Any]:
                 else:
                     model.save_pretrained(folder / "transformer")
             (folder / "training.json").write_text(json.dumps(asdict(state), indent=1, sort_keys=True))
+            for path in _last_validation(run):
+                shutil.copyfile(path, folder / f"validation{path.suffix}")
 
         write_folder(final, fill)
         temporary = root / ".metrics.parquet.tmp"
@@ -142,6 +146,8 @@ def finish(run: Run) -> dict[str, Any]:
         * run.accelerator.num_processes
         / statistics.median(seconds),
         "peak_memory_mb": peak_memory_mb(),
+        "estimated_memory_mb": run.estimated_memory_mb,
+        "validation": [str(path) for path in _last_validation(run)],
         "config": config.model_dump(mode="json"),
         "versions": state.versions,
     }
@@ -150,6 +156,11 @@ def finish(run: Run) -> dict[str, Any]:
         temporary.write_text(json.dumps(summary, indent=1, sort_keys=True))
         temporary.rename(root / "summary.json")
     return summary
+
+
+def _last_validation(run: Run) -> list[Path]:
+    folder = run.checkpoints.root / "validation"
+    return [p for s in ("mp4", "jpg") if (p := folder / f"step_{run.state.step}.{s}").is_file()]
 
 
 def weights_sha256(folder: Path) -> str:
