@@ -104,7 +104,7 @@ class Validator:
         inputs: dict[str, Any] = conditional.kwargs
         if config.validation_guidance > 1:
             dropped = kept | {"caption_dropout": 1.0, "action_dropout": 1.0}
-            other = prepare_conditions(batch, config.model_copy(update=dropped), generator).kwargs
+            other: dict[str, Any] = prepare_conditions(batch, config.model_copy(update=dropped), generator).kwargs
             inputs = {k: torch.cat([other[k], v]) for k, v in inputs.items()}
         with pipe.progress_bar(total=config.validation_steps) as progress:
             latents = pipe._denoise(
