@@ -1,5 +1,6 @@
 """`training_set` and `itryon_checkpoint`: clips are pinned, and a process of its own trains on them."""
 
+import json
 from typing import Any
 
 import dagster as dg
@@ -40,6 +41,7 @@ def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "clips": row["num_clips"],
             "interaction_clips": row["num_interaction_clips"],
             "batches": dg.MetadataValue.json(sorted(row["batches"])),
+            "filters": dg.MetadataValue.json(json.loads(row["filters"])),
             "table_versions": dg.MetadataValue.json(dict(row["table_versions"])),
         },
         data_version=dg.DataVersion(row["training_set_id"]),
@@ -52,24 +54,28 @@ def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     code_version=TRAINING_VERSION,
     kinds={"pytorch", "diffusers"},
     metadata=static_metadata(CHECKPOINTS),
-    required_resource_keys={"lake", "training", "pipes"},
+    required_resource_keys={"lake", "training", "clips", "pipes"},
     pool="gpu",
     **_COMMON,
 )
 def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Train through Dagster Pipes, unless a checkpoint of exactly this training set and configuration exists."""
-    from pipelines.checkpoints.train import find_checkpoint, plan_training, register_checkpoint
+    from pipelines.checkpoints.train import find_checkpoint, plan_training, register_checkpoint, validation_sheet
     from pipelines.previews.plots import loss_curve
     from pipelines.training_sets.build import training_set_row as find_training_set
 
     store = context.resources.lake.store()
     training_set_row = find_training_set(store, upstream_metadata(context, "training_set", "training_set_id"))
     try:
-        plan = plan_training(store, training_set_row, context.resources.training.build())
-    except (LookupError, FileNotFoundError, ValueError) as e:
+        plan = plan_training(
+            store, training_set_row, context.resources.training.build(), context.resources.clips.build()
+        )
+    except (LookupError, OSError, ValueError) as e:
         raise dg.Failure(str(e), allow_retries=False) from e
     row = find_checkpoint(store, plan.checkpoint_id)
     if row is None:
+        if plan.remark:
+            context.log.warning(plan.remark)
         context.resources.pipes.run(context=context, command=plan.command, env=plan.environment).get_results()
         row = register_checkpoint(store, plan, training_set_row, Commit(context.run.run_id, TRAINING_VERSION))
     return dg.MaterializeResult(
@@ -78,6 +84,7 @@ def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult
             "checkpoint_id": row["checkpoint_id"],
             "training_set_id": row["training_set_id"],
             "parent_checkpoint_id": row["parent_checkpoint_id"] or "none",
+            "checkpoint_uri": f"{store.root}/{row['uri']}",
             "preset": row["preset"],
             "steps": row["steps"],
             "final_loss": row["final_loss"],
@@ -85,6 +92,8 @@ def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult
             "seconds_per_step": round(row["seconds"] / row["steps"], 3),
             "weights_sha256": row["weights_sha256"],
             "loss_curve": picture(loss_curve(store, row["checkpoint_id"])) or "",
+            "validation": picture(validation_sheet(store, row)) or "none: set validate_every",
+            "tensorboard": f"tensorboard --logdir {plan.output_dir / 'tensorboard'}",
         },
         data_version=dg.DataVersion(row["weights_sha256"][:32]),
     )

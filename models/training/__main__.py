@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 
 import yaml
@@ -34,11 +35,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow-changes", action="store_true", help="go on although configuration or data differ from the checkpoint's"
     )
+    parser.add_argument("--force", action="store_true", help="start although the memory estimate exceeds the device")
+    parser.add_argument(
+        "--estimate",
+        metavar="FRAMESxHEIGHTxWIDTH",
+        help="print the memory that clips of this size need, and train nothing; needs no data",
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("training").setLevel(logging.INFO)
     try:
         overrides = dict(_override(text) for text in arguments.set)
+        if arguments.force:
+            overrides["allow_oversize"] = True
+        if arguments.estimate:
+            return _estimate(arguments.config, overrides, arguments.estimate)
         config = load_config(arguments.config, overrides)
     except (OSError, ValueError) as e:
         print(f"Configuration refused: {e}", file=sys.stderr)
@@ -57,14 +68,25 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+def _estimate(recipe: str, overrides: dict[str, object], bucket: str) -> int:
+    if not re.fullmatch(r"\d+x\d+x\d+", bucket):
+        raise ValueError(f"--estimate takes FRAMESxHEIGHTxWIDTH, not {bucket!r}")
+    config = load_config(recipe, {"manifest": "", "blob_root": "", "output_dir": "", **overrides})
+    from models.training.memory import estimate_memory
+
+    print(estimate_memory(config, [(bucket, 1, config.batch_size)]))
+    return 0
+
+
 def _run(config, pipes, arguments: argparse.Namespace) -> tuple[int, str | None]:
     from models.training.checkpoint import CheckpointError
+    from models.training.config import TrainingRefused
     from models.training.data import DataError
     from models.training.loop import Interrupted, TrainingDiverged, train
 
     try:
         summary = train(config, pipes=pipes, resume=not arguments.fresh, allow_changes=arguments.allow_changes)
-    except (DataError, CheckpointError) as e:
+    except (DataError, CheckpointError, TrainingRefused) as e:
         return 2, _tell(pipes, f"Training refused: {e}")
     except TrainingDiverged as e:
         return 3, _tell(pipes, f"Training stopped: {e}")

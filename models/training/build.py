@@ -14,6 +14,7 @@ from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.checkpoint import CheckpointError, TrainingState, read_state
 from models.training.config import TrainConfig
 from models.training.data import ClipSet, DataError
+from models.training.lora import add_lora, base_digest, load_trained
 
 # The size of the network; the rest of its configuration may change between a checkpoint and what starts from it.
 _SIZE = (
@@ -49,7 +50,7 @@ def check_clips(config: TrainConfig, clips: ClipSet) -> None:
 
 
 def build_model(config: TrainConfig, encoder_digest: str) -> Any:
-    """The transformer at step 0, in float32.
+    """The transformer at step 0, in float32 as far as it is trained.
 
     Args:
         config: The run; `init_from` decides between random weights and a warm start.
@@ -68,20 +69,38 @@ def build_model(config: TrainConfig, encoder_digest: str) -> Any:
         _check_guider(config)
         model = _load(config.init_from, config, {k: v for k, v in arguments.items() if k not in _SIZE})
         _check_size(config, model, arguments)
-    if not config.use_hands and model.guider is not None:
-        # Parameters without a gradient would stall distributed training, and weight decay would still shrink them.
-        model.guider.requires_grad_(False)
-    return model
+    return _choose_trained(model, config)
 
 
 def load_weights(folder: Path, config: TrainConfig, state: TrainingState) -> Any:
     """The transformer of the run's own checkpoint.
 
     Raises:
-        CheckpointError: The weights are damaged.
+        CheckpointError: The weights are damaged, or the network below the adapters is not the one they belong to.
     """
-    model = _load(str(folder), config, {})
+    if config.lora_rank is None:
+        return _choose_trained(_load(str(folder), config, {}), config)
+    model = build_model(config, state.encoder_digest)
+    if base_digest(model) != state.extra.get("base_sha256"):
+        raise CheckpointError(
+            f"The network below the adapters of {folder.name} has changed: {config.init_from or 'random weights'} no "
+            "longer gives the weights that the run was started with. Restore them, or start a new run"
+        )
+    try:
+        load_trained(model, folder / "lora")
+    except ValueError as e:
+        raise CheckpointError(f"Checkpoint {folder.name} cannot be resumed: {e}") from e
+    return model
+
+
+def _choose_trained(model: Any, config: TrainConfig) -> Any:
+    if config.lora_rank is not None:
+        try:
+            add_lora(model, config)
+        except ValueError as e:
+            raise CheckpointError(str(e)) from e
     if not config.use_hands and model.guider is not None:
+        # Parameters without a gradient would stall distributed training, and weight decay would still shrink them.
         model.guider.requires_grad_(False)
     return model
 

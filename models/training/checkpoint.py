@@ -2,11 +2,14 @@
 
 Layout below the run's output folder:
 
-    checkpoints/step-00000500/transformer/   weights and config as diffusers saves them
+    checkpoints/step-00000500/transformer/   weights and config as diffusers saves them, or
+                              lora/          adapters and added modules, when only those are trained
                               optimizer.safetensors, ema.safetensors, rng.safetensors
                               metrics.parquet    the run's curve so far
                               training.json      step, configuration, digests, versions
-    final/transformer/, final/training.json      what a finished run exports (averaged weights where there are any)
+    final/transformer/, final/training.json      what a finished run exports (averaged weights where there are any,
+                                                 adapters merged)
+    final/lora/                                  the adapters by themselves
 
 A checkpoint is written under a temporary name, flushed, and renamed, so a name that exists is whole. Nothing here is
 a pickle.
@@ -29,6 +32,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from models.training.lora import has_lora, save_trained
 
 METRICS = pa.schema(
     [
@@ -155,7 +160,10 @@ class Checkpoints:
         """Write the checkpoint of `state.step` and delete those older than the last `keep_last`."""
 
         def fill(folder: Path) -> None:
-            model.save_pretrained(folder / "transformer")
+            if has_lora(model):
+                save_trained(model, folder / "lora")
+            else:
+                model.save_pretrained(folder / "transformer")
             packed, groups = _pack_optimizer(optimizer.state_dict())
             save_file(packed, folder / "optimizer.safetensors")
             if ema is not None:

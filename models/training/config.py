@@ -16,9 +16,30 @@ if TYPE_CHECKING:
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 # What may differ between a run and its continuation: none of these changes a weight.
-_FREE_ON_RESUME = frozenset(
-    {"output_dir", "blob_root", "manifest", "log_every", "checkpoint_every", "keep_last", "num_workers", "device"}
+WITHOUT_EFFECT = frozenset(
+    {
+        "output_dir",
+        "blob_root",
+        "manifest",
+        "log_every",
+        "checkpoint_every",
+        "keep_last",
+        "num_workers",
+        "device",
+        "allow_oversize",
+        "validate_every",
+        "validation_clips",
+        "validation_steps",
+        "validation_guidance",
+        "validation_vae",
+        "tensorboard",
+        "wandb_project",
+    }
 )
+
+
+class TrainingRefused(ValueError):
+    """A run that cannot be started as it is configured; the message says what to change."""
 
 
 class TrainConfig(BaseModel):
@@ -42,6 +63,17 @@ class TrainConfig(BaseModel):
         default=None,
         description="Checkpoint to start from: a folder that holds transformer/, or a Hub model id such as "
         "Wan-AI/Wan2.1-VACE-1.3B-diffusers; random weights by default",
+    )
+    lora_rank: int | None = Field(
+        default=None, gt=0, description="Rank of low-rank adapters on a frozen network; none trains all weights"
+    )
+    lora_alpha: int | None = Field(
+        default=None, gt=0, description="The adapters count alpha / rank; alpha is the rank by default"
+    )
+    lora_targets: list[str] = Field(
+        default=["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"],
+        min_length=1,
+        description="Ends of the names of stock layers with an adapter; the added modules are trained in full",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass")
 
@@ -101,6 +133,25 @@ class TrainConfig(BaseModel):
     log_every: int = Field(default=10, gt=0, description="Steps between reports")
     checkpoint_every: int = Field(default=500, gt=0, description="Steps between checkpoints")
     keep_last: int = Field(default=2, gt=0, description="Step checkpoints kept")
+    allow_oversize: bool = Field(default=False, description="Start although the memory estimate exceeds the device")
+
+    # Watching
+    validate_every: int | None = Field(
+        default=None, gt=0, description="Steps between try-on videos from the weights just trained, and at the end"
+    )
+    validation_clips: int = Field(
+        default=2, gt=0, description="Clips to dress: of split val, else the first ones of the training set"
+    )
+    validation_steps: int = Field(default=20, gt=0, description="Denoising steps of a validation video")
+    validation_guidance: float = Field(default=2.0, ge=1, description="Guidance on captions; 1 switches it off")
+    validation_vae: str = Field(
+        default="nano",
+        description="VAE that encoded the clips: nano, or a folder with vae/ such as a Wan2.1 checkpoint",
+    )
+    tensorboard: bool = Field(default=True, description="Write TensorBoard events to <output_dir>/tensorboard")
+    wandb_project: str | None = Field(
+        default=None, description="Weights & Biases project to report to; needs the package wandb"
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainConfig:
@@ -116,7 +167,7 @@ class TrainConfig(BaseModel):
     def changes(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """Fields that differ from `other` and change the weights: name -> (this value, other value)."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        return {k: (v, theirs[k]) for k, v in mine.items() if k not in _FREE_ON_RESUME and v != theirs[k]}
+        return {k: (v, theirs[k]) for k, v in mine.items() if k not in WITHOUT_EFFECT and v != theirs[k]}
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -26,10 +26,14 @@ from models.training.build import build_model, check_clips, load_weights
 from models.training.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state, restore
 from models.training.config import TrainConfig
 from models.training.data import BatchSequence, ClipSet, make_loader
+from models.training.lora import base_digest
+from models.training.memory import check_memory, estimate_memory
 from models.training.objective import step_generator, training_losses
 from models.training.report import Reporter
 from models.training.run import Run, finish, finished, manifest_digest, peak_memory_mb
 from models.training.signals import StopFlag
+from models.training.trackers import Tracker, open_trackers
+from models.training.validation import Validator
 
 _WAIT_FOR_OTHER_S = 30
 
@@ -65,6 +69,7 @@ def train(
 
     Raises:
         models.training.data.DataError: The training set must not be trained on.
+        models.training.config.TrainingRefused: The run cannot fit into memory, or wants something that is missing.
         CheckpointError: A checkpoint does not fit: other configuration, data, encoder or preset. Or another process
             is training in the same folder.
         TrainingDiverged: The loss is NaN or infinite; the newest checkpoint is from before.
@@ -86,11 +91,32 @@ def train(
             reporter.message(f"{output} already holds the finished run")
             reporter.summary(done)
             return done
+        sizes = [(name, views, len(rows)) for (name, views), rows in clips.buckets.items()]
+        estimate = estimate_memory(config, sizes, accelerator.num_processes)
+        reporter.message(check_memory(config, estimate, accelerator.device))
+        validator = Validator(config, clips) if config.validate_every and accelerator.is_main_process else None
         run = _prepare(config, accelerator, clips, reporter, resume, allow_changes)
-        _steps(run, reporter, stop)
+        run.estimated_memory_mb = estimate.total / 2**20
+        with _trackers(run, reporter) as trackers:
+            _steps(run, reporter, stop, trackers, validator)
         summary = finish(run)
         reporter.summary(summary)
         return summary
+
+
+@contextlib.contextmanager
+def _trackers(run: Run, reporter: Reporter) -> Iterator[list[Tracker]]:
+    if not run.accelerator.is_main_process:
+        yield []
+        return
+    trackers, remarks = open_trackers(run.config, run.state.step)
+    for text in remarks:
+        reporter.message(text)
+    try:
+        yield trackers
+    finally:
+        for tracker in trackers:
+            tracker.close()
 
 
 @contextlib.contextmanager
@@ -148,19 +174,23 @@ def _prepare(
             raise CheckpointError(f"{found} has no training.json: delete it")
         _check_resume(before, state, config, allow_changes)
         state.step, state.seconds = before.step, before.seconds
+        state.extra = {k: v for k, v in before.extra.items() if k == "base_sha256"}
         model = load_weights(found, config, before)
     else:
         model = build_model(config, clips.encoder_digest)
+        if config.lora_rank is not None:
+            state.extra["base_sha256"] = base_digest(model)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
+        trained,
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.weight_decay,
     )
-    ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
+    ema = EMAModel(trained, decay=config.ema_decay) if config.ema_decay else None
     model, optimizer = accelerator.prepare(model, optimizer)
     if ema is not None:
         ema.to(accelerator.device)
@@ -170,8 +200,10 @@ def _prepare(
     )
     run = Run(config, accelerator, model, optimizer, scheduler, ema, clips, checkpoints, state, [])
     parameters = sum(p.numel() for p in run.plain_model.parameters())
+    share = sum(p.numel() for p in run.trained)
+    size = f"{parameters / 1e6:.1f} M parameters" + (f", {share / 1e6:.1f} M trained" if share < parameters else "")
     reporter.message(
-        f"{config.preset}: {parameters / 1e6:.1f} M parameters, {len(clips.rows)} clips in {len(clips.buckets)} "
+        f"{config.preset}: {size}, {len(clips.rows)} clips in {len(clips.buckets)} "
         f"bucket(s), {config.steps} steps of {config.batch_size} x {config.gradient_accumulation_steps} x "
         f"{accelerator.num_processes} on {accelerator.device}, {config.precision}"
     )
@@ -203,14 +235,14 @@ def _check_resume(before: TrainingState, now: TrainingState, config: TrainConfig
         )
 
 
-def _steps(run: Run, reporter: Reporter, stop: StopFlag) -> None:
+def _steps(run: Run, reporter: Reporter, stop: StopFlag, trackers: list[Tracker], validator: Validator | None) -> None:
     config, accelerator, state = run.config, run.accelerator, run.state
     accumulation, world = config.gradient_accumulation_steps, accelerator.num_processes
     first = state.step * accumulation
     count = (config.steps - state.step) * accumulation
     batches = BatchSequence(run.clips, config.batch_size, config.seed)
     loader = iter(make_loader(batches, first, count, accelerator.process_index, world, config.num_workers))
-    parameters = [p for p in run.model.parameters() if p.requires_grad]
+    parameters = run.trained
     while state.step < config.steps:
         started = time.perf_counter()
         waited, samples, clip_ids = 0.0, 0, []
@@ -252,14 +284,27 @@ def _steps(run: Run, reporter: Reporter, stop: StopFlag) -> None:
             "data_seconds": waited,
         }
         run.metrics.append(record)
-        reporter.step(
-            {**record, "samples_per_second": samples * world / seconds, "peak_memory_mb": peak_memory_mb()},
-            state.step % config.log_every == 0 or state.step in (1, config.steps),
-        )
+        shown = {**record, "samples_per_second": samples * world / seconds, "peak_memory_mb": peak_memory_mb()}
+        log_now = state.step % config.log_every == 0 or state.step in (1, config.steps)
+        reporter.step(shown, log_now)
+        for tracker in trackers if log_now else ():
+            tracker.step(shown)
         if signum and state.step < config.steps:
             raise Interrupted(stop.signum or signal.SIGTERM, state.step, run.save())
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
             run.save()
+        if config.validate_every and (state.step % config.validate_every == 0 or state.step == config.steps):
+            _validate(run, reporter, trackers, validator)
+
+
+def _validate(run: Run, reporter: Reporter, trackers: list[Tracker], validator: Validator | None) -> None:
+    if validator is not None:
+        started = time.perf_counter()
+        made = validator(run)
+        for tracker in trackers:
+            tracker.validation(made)
+        reporter.message(f"try-on after step {made.step}: {made.video} ({time.perf_counter() - started:.1f} s)")
+    run.accelerator.wait_for_everyone()
 
 
 def _mean_over_processes(accelerator: Accelerator, sums: torch.Tensor) -> list[float]:

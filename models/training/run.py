@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import resource
+import shutil
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from diffusers.training_utils import EMAModel
 from models.training.checkpoint import Checkpoints, TrainingState, read_state, write_folder, write_metrics
 from models.training.config import TrainConfig
 from models.training.data import ClipSet
+from models.training.lora import has_lora, merged_model, save_trained
 
 
 def manifest_digest(clips: ClipSet) -> str:
@@ -39,6 +43,12 @@ class Run:
     checkpoints: Checkpoints
     state: TrainingState
     metrics: list[dict[str, Any]]
+    estimated_memory_mb: float = 0.0
+
+    @property
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that the optimiser changes, in the order of the averaged ones."""
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     @property
     def plain_model(self) -> Any:
@@ -47,7 +57,7 @@ class Run:
 
     def save(self) -> Path:
         """Write a checkpoint of the current step; returns its folder."""
-        self.state.extra = {"scheduler": plain_schedule(self.scheduler.state_dict())}
+        self.state.extra |= {"scheduler": plain_schedule(self.scheduler.state_dict())}
         target = self.checkpoints.path(self.state.step)
         if self.accelerator.is_main_process:
             self.checkpoints.save(self.state, self.plain_model, self.optimizer.optimizer, self.ema, self.metrics)
@@ -74,6 +84,21 @@ def finished(output: Path, config: TrainConfig, clips: ClipSet) -> dict[str, Any
     return json.loads(path.read_text()) if same else None
 
 
+@contextlib.contextmanager
+def averaged(run: Run) -> Iterator[None]:
+    """The model with its averaged weights, where the run keeps an average; the trained ones come back bit by bit."""
+    if run.ema is None:
+        yield
+        return
+    parameters = run.trained
+    run.ema.store(parameters)
+    run.ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        run.ema.restore(parameters)
+
+
 def finish(run: Run) -> dict[str, Any]:
     """Export the final model, the curve and the summary; returns the summary."""
     config, state, root = run.config, run.state, run.checkpoints.root
@@ -82,18 +107,19 @@ def finish(run: Run) -> dict[str, Any]:
     tail = run.metrics[-max(1, len(run.metrics) // 10) :]
     if run.accelerator.is_main_process:
         model = run.plain_model
-        parameters = list(model.parameters())
-        if run.ema is not None:
-            run.ema.store(parameters)
-            run.ema.copy_to(parameters)
 
         def fill(folder: Path) -> None:
-            model.save_pretrained(folder / "transformer")
+            with averaged(run):
+                if has_lora(model):
+                    save_trained(model, folder / "lora")
+                    merged_model(model).save_pretrained(folder / "transformer")
+                else:
+                    model.save_pretrained(folder / "transformer")
             (folder / "training.json").write_text(json.dumps(asdict(state), indent=1, sort_keys=True))
+            for path in _last_validation(run):
+                shutil.copyfile(path, folder / f"validation{path.suffix}")
 
         write_folder(final, fill)
-        if run.ema is not None:
-            run.ema.restore(parameters)
         temporary = root / ".metrics.parquet.tmp"
         write_metrics(run.metrics, temporary)
         temporary.rename(root / "metrics.parquet")
@@ -104,6 +130,7 @@ def finish(run: Run) -> dict[str, Any]:
         "weights_sha256": weights_sha256(final / "transformer"),
         "preset": config.preset,
         "parameters": sum(p.numel() for p in run.plain_model.parameters()),
+        "trained_parameters": sum(p.numel() for p in run.trained),
         "training_set_id": config.training_set_id,
         "encoder_digest": state.encoder_digest,
         "parent": config.init_from,
@@ -119,6 +146,8 @@ def finish(run: Run) -> dict[str, Any]:
         * run.accelerator.num_processes
         / statistics.median(seconds),
         "peak_memory_mb": peak_memory_mb(),
+        "estimated_memory_mb": run.estimated_memory_mb,
+        "validation": [str(path) for path in _last_validation(run)],
         "config": config.model_dump(mode="json"),
         "versions": state.versions,
     }
@@ -127,6 +156,11 @@ def finish(run: Run) -> dict[str, Any]:
         temporary.write_text(json.dumps(summary, indent=1, sort_keys=True))
         temporary.rename(root / "summary.json")
     return summary
+
+
+def _last_validation(run: Run) -> list[Path]:
+    folder = run.checkpoints.root / "validation"
+    return [p for s in ("mp4", "jpg") if (p := folder / f"step_{run.state.step}.{s}").is_file()]
 
 
 def weights_sha256(folder: Path) -> str:

@@ -74,9 +74,9 @@ def fit(sampler: ClipSampler, settings: FitSettings) -> PatchAutoencoder:
         centred = blocks - vae.mean
         latents = (centred @ vae.basis.T)[0].permute(0, 3, 1, 2)
         around = functional.unfold(latents, 3, padding=1).transpose(1, 2)
-        weight = torch.ones(len(latents), 1, 1)
-        weight[0] = settings.first_weight
-        weighted = (around * weight).reshape(-1, size)
+        weights = torch.ones(len(latents), 1, 1)
+        weights[0] = settings.first_weight
+        weighted = (around * weights).reshape(-1, size)
         normal += (weighted.T @ around.reshape(-1, size)).double()
         right += (weighted.T @ centred.reshape(-1, VALUES)).double()
     normal += settings.ridge * normal.diagonal().mean() * torch.eye(size, dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class TrainingSettings(BaseModel):
@@ -18,6 +18,12 @@ class TrainingSettings(BaseModel):
     batch_size: int | None = Field(None, gt=0, description="Clips a step; the recipe's if null")
     learning_rate: float | None = Field(None, gt=0, description="Peak learning rate; the recipe's if null")
     seed: int | None = Field(None, ge=0, description="Seed; the recipe's if null")
+    lora_rank: int | None = Field(None, gt=0, description="Rank of low-rank adapters; the recipe's if null")
+    validate_every: int | None = Field(
+        None, gt=0, description="Steps between try-on videos from the weights just trained; the recipe's if null"
+    )
+    wandb_project: str | None = Field(None, description="Weights & Biases project; the recipe's if null")
+    allow_oversize: bool = Field(False, description="Train although the memory estimate exceeds the device")
     launcher: list[str] = Field(
         default_factory=list,
         description="What starts the trainer instead of this Python, such as [accelerate, launch]",

@@ -20,15 +20,17 @@ import pyarrow.parquet as pq
 from platformdirs import user_cache_path
 from pyarrow import fs
 
-from models.training.config import TrainConfig, load_config, read_recipe
+from models.training.config import WITHOUT_EFFECT, TrainConfig, load_config, read_recipe
 from models.training.signals import PARENT_ENV
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
+from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, TRAINING_METRICS
 from pipelines.training_sets.build import manifest_path
 
-_PATHS = {"manifest", "blob_root", "output_dir", "init_from"}
+# What does not decide what comes out; the parent counts by its identity, not by where it lies.
+_NOT_IN_THE_NAME = WITHOUT_EFFECT | {"init_from"}
 
 
 class CheckpointMissing(LookupError):
@@ -45,6 +47,7 @@ class TrainingPlan:
         output_dir: Working folder of the trainer.
         parent_checkpoint_id: Checkpoint it starts from.
         command: Command line of the trainer process.
+        remark: Why something that was asked for is left out; empty if nothing is.
     """
 
     checkpoint_id: str
@@ -52,6 +55,7 @@ class TrainingPlan:
     output_dir: Path
     parent_checkpoint_id: str | None
     command: list[str]
+    remark: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,13 +81,19 @@ def find_checkpoint(store: DeltaStore, checkpoint_id: str) -> dict[str, Any] | N
     return rows[0] if rows else None
 
 
-def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: TrainingSettings) -> TrainingPlan:
+def plan_training(
+    store: DeltaStore,
+    training_set: dict[str, Any],
+    settings: TrainingSettings,
+    clips: ClipsSettings | None = None,
+) -> TrainingPlan:
     """Settle what will be trained and write the trainer's configuration file.
 
     Args:
         store: The lake.
         training_set: Row of `training_sets`.
         settings: What to train.
+        clips: How clips are encoded now: validation videos are decoded with that VAE, if it made the training set.
 
     Raises:
         CheckpointMissing: `settings.parent` names no checkpoint.
@@ -99,7 +109,8 @@ def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: Tra
         parent = find_checkpoint(store, settings.parent)
         if parent is None:
             raise CheckpointMissing(f"There is no checkpoint {settings.parent!r} to start from")
-    chosen = {k: getattr(settings, k) for k in ("steps", "batch_size", "learning_rate", "seed")}
+    fields = ("steps", "batch_size", "learning_rate", "seed", "lora_rank", "validate_every", "wandb_project")
+    chosen = {k: getattr(settings, k) for k in fields}
     overrides: dict[str, Any] = {
         **{k: v for k, v in chosen.items() if v is not None},
         "manifest": str(manifest_path(store, training_set)),
@@ -112,8 +123,11 @@ def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: Tra
     if settings.steps is not None:
         # A short run keeps the recipe's shape: its warm-up must not be longer than a tenth of it.
         overrides["warmup_steps"] = min(read_recipe(settings.recipe).get("warmup_steps", 0), settings.steps // 10)
+    if settings.allow_oversize:
+        overrides["allow_oversize"] = True
     config = load_config(settings.recipe, overrides)
-    content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _PATHS}
+    config, remark = _with_vae(config, training_set["encoder_digest"], clips or ClipsSettings())
+    content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _NOT_IN_THE_NAME}
     parent_id = parent["checkpoint_id"] if parent else None
     checkpoint_id = digest(training_set["training_set_id"], content, parent_id or config.init_from, CODE_VERSION)[:16]
     output = _scratch(store) / checkpoint_id
@@ -125,7 +139,24 @@ def plan_training(store: DeltaStore, training_set: dict[str, Any], settings: Tra
     temporary.replace(file)
     launcher = settings.launcher or [sys.executable]
     command = [*launcher, "-m", "models.training", "--config", str(file)]
-    return TrainingPlan(checkpoint_id, config, output, parent_id, command)
+    return TrainingPlan(checkpoint_id, config, output, parent_id, command, remark)
+
+
+def _with_vae(config: TrainConfig, encoder: str, clips: ClipsSettings) -> tuple[TrainConfig, str]:
+    """The configuration with the VAE that encoded the clips, or without validation when that one is not at hand."""
+    if config.validate_every is None:
+        return config, ""
+    from pipelines.clips.encoders import encoder_digest
+
+    try:
+        now = encoder_digest(clips)
+    except FileNotFoundError as e:
+        now, reason = "", str(e)
+    else:
+        reason = f"clips are encoded by {now[:12]} now, those of the training set were by {encoder[:12]}"
+    if now == encoder:
+        return config.model_copy(update={"validation_vae": clips.vae}), ""
+    return config.model_copy(update={"validate_every": None}), f"No validation videos: {reason}"
 
 
 def register_checkpoint(
@@ -182,6 +213,17 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
         fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
         temporary.rename(cached)
     return cached
+
+
+def validation_sheet(store: DeltaStore, row: dict[str, Any]) -> bytes | None:
+    """JPEG of try-on frames from the checkpoint's own training clips or split val; None where it has none."""
+    remote = "://" in store.root
+    system, base = fs.FileSystem.from_uri(store.root) if remote else (fs.LocalFileSystem(), store.root)
+    path = f"{base}/{row['uri']}/validation.jpg"
+    if system.get_file_info(path).type != fs.FileType.File:
+        return None
+    with system.open_input_file(path) as f:
+        return f.read()
 
 
 def _scratch(store: DeltaStore) -> Path:

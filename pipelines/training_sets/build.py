@@ -3,10 +3,15 @@
 A training set is a Parquet blob with the selected rows of `clips`, and a row that says how they were selected: Delta
 version, filters, digest of the rows. Its identity is what it selects, not when: the same rows under the same filters
 are the same set, and building it again writes nothing.
+
+For retraining, a set may be made of new batches and a share of replayed older clips, so that a model does not forget
+what it knew. Which older clips are replayed follows from their digests alone; they are marked in the manifest's column
+`replay`, which is no part of a clip's content.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from datetime import UTC, datetime
@@ -50,18 +55,26 @@ def build_training_set(
     version = store.version(CLIPS)
     rows = select_clips(store, settings, version)
     filters = settings.model_dump(mode="json")
+    manifest, drawn = rows, {}
+    if settings.new_batches is None:
+        # Sets made before there was replay keep their identity.
+        filters = {k: v for k, v in filters.items() if k not in ("new_batches", "replay_share")}
+    else:
+        replay = [b not in settings.new_batches for b in rows["batch"].to_pylist()]
+        manifest = rows.append_column("replay", pa.array(replay))
+        drawn = {"drawn": {"new": replay.count(False), "replayed": replay.count(True)}}
     row_digest = rows_digest(rows)
     training_set_id = digest(filters, row_digest)[:16]
     known = store.read(TRAINING_SETS, where={"training_set_id": training_set_id}).to_pylist()
     if known and store.blobs.exists(known[0]["manifest_uri"]):
         return _row(known[0])
     buffer = io.BytesIO()
-    pq.write_table(rows, buffer, compression="zstd")
+    pq.write_table(manifest, buffer, compression="zstd")
     row = {
         "training_set_id": training_set_id,
         "table_versions": [(CLIPS.name, version)],
         "row_digest": row_digest,
-        "filters": json.dumps(filters, sort_keys=True),
+        "filters": json.dumps(filters | drawn, sort_keys=True),
         "batches": sorted(set(rows["batch"].to_pylist())),
         "num_clips": rows.num_rows,
         "num_interaction_clips": sum(any(m) for m in rows["action_mask"].to_pylist()),
@@ -98,7 +111,7 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
     if settings.encoder_digest is not None:
         where["encoder_digest"] = settings.encoder_digest
     table = store.read(CLIPS, MANIFEST_COLUMNS, where, version)
-    excluded = set(settings.exclude_videos)
+    excluded, new = set(settings.exclude_videos), set(settings.new_batches or [])
     chosen: dict[str, dict[str, Any]] = {}
     for row in sorted(table.to_pylist(), key=lambda r: (r["clip_id"], r["batch"])):
         interactive = any(row["action_mask"])
@@ -108,9 +121,13 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
             or (settings.actions is not None and not set(settings.actions) & set(row["actions"]))
         ):
             continue
-        chosen.setdefault(row["clip_id"], row)
-    if settings.batches is not None:
-        empty = sorted(set(settings.batches) - set(table["batch"].to_pylist()))
+        known = chosen.setdefault(row["clip_id"], row)
+        # A clip of an old batch that comes again in a new one is new.
+        if row["batch"] in new and known["batch"] not in new:
+            chosen[row["clip_id"]] = row
+    named = [*(settings.batches or []), *(settings.new_batches or [])]
+    if named:
+        empty = sorted(set(named) - set(table["batch"].to_pylist()))
         if empty:
             raise TrainingSetError(
                 f"No clips of split {', '.join(settings.splits)} in batch {', '.join(empty)}: "
@@ -122,6 +139,8 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
             f"{settings.model_dump_json(exclude_none=True)}. "
             "Widen the filters, or materialise clips for more batches"
         )
+    if settings.new_batches is not None and settings.replay_share is not None:
+        chosen = _with_replay(chosen, settings.new_batches, settings.replay_share)
     encoders: dict[str, set[str]] = {}
     for row in chosen.values():
         encoders.setdefault(row["encoder_digest"], set()).add(row["batch"])
@@ -133,6 +152,26 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
         )
     schema = pa.schema([CLIPS.schema.field(n) for n in MANIFEST_COLUMNS])
     return pa.Table.from_pylist([chosen[k] for k in sorted(chosen)], schema)
+
+
+def _with_replay(clips: dict[str, dict[str, Any]], new_batches: list[str], share: float) -> dict[str, dict[str, Any]]:
+    """The new clips, and as many older ones that they are `share` of the whole, or all when there are fewer.
+
+    Older clips are taken in the order of a digest of their identity: no order of ingestion is preferred, and a set
+    with a larger share holds that with a smaller one. Only clips of split train count and are drawn; those of other
+    splits, which validation shows, stay as they are.
+
+    Raises:
+        TrainingSetError: The filters leave no new clip.
+    """
+    counted = {k: r for k, r in clips.items() if r["split"] == "train"} or clips
+    new = {k for k, r in counted.items() if r["batch"] in new_batches}
+    if not new:
+        raise TrainingSetError(f"No clip of the new batches {', '.join(new_batches)} passes the filters: widen them")
+    wanted = round(share / (1 - share) * len(new))
+    order = sorted(counted.keys() - new, key=lambda k: hashlib.sha256(k.encode()).digest())
+    dropped = set(order[wanted:])
+    return {k: r for k, r in clips.items() if k not in dropped}
 
 
 def rows_digest(rows: pa.Table) -> str:
@@ -160,12 +199,20 @@ def manifest_path(store: DeltaStore, training_set: dict[str, Any]) -> Path:
         training_set: Row of `training_sets`.
 
     Raises:
-        OSError: The manifest is damaged or missing.
-        TrainingSetError: It does not hold the rows that the set was built from.
+        OSError: The manifest is damaged.
+        TrainingSetError: It is gone, or does not hold the rows that the set was built from.
     """
-    rows = pq.ParquetFile(io.BytesIO(store.blobs.read_bytes(training_set["manifest_uri"]))).read()
+    set_id = training_set["training_set_id"]
+    try:
+        content = store.blobs.read_bytes(training_set["manifest_uri"])
+    except FileNotFoundError as e:
+        versions = ", ".join(f"{k} {v}" for k, v in dict(training_set["table_versions"]).items())
+        raise TrainingSetError(
+            f"Training set {set_id}: its manifest {training_set['manifest_uri']} (pinned versions: {versions}) is gone "
+            "from the lake, vacuumed or deleted: materialise training_set again, or restore the blob"
+        ) from e
+    rows = pq.ParquetFile(io.BytesIO(content)).read()
     if rows_digest(rows) != training_set["row_digest"]:
-        set_id = training_set["training_set_id"]
         raise TrainingSetError(f"Training set {set_id}: the manifest is not the one that was built")
     return store.blobs.local_path(training_set["manifest_uri"])
 

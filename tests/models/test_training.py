@@ -29,6 +29,7 @@ from models.training.objective import prepare_conditions, sample_sigmas, step_ge
 from models.training.signals import PARENT_ENV
 from tests.models.itryon_tiny import of_stock
 from tests.models.training_clips import TINY, make_clip, make_set, write_manifest
+from tests.models.training_runs import ENDLESS, assert_same, config, curve, run_to, weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -38,40 +39,6 @@ def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clips")
     make_set(root)
     return root
-
-
-def config(root: Path, out: Path, **values: Any) -> TrainConfig:
-    defaults = {
-        "manifest": str(root / "manifest.parquet"),
-        "blob_root": str(root),
-        "output_dir": str(out),
-        "model": TINY,
-        "steps": 6,
-        "batch_size": 2,
-        "learning_rate": 1e-2,
-        "precision": "fp32",
-        "device": "cpu",
-        "threads": 1,
-        "checkpoint_every": 2,
-        "log_every": 1,
-    }
-    return TrainConfig(**{**defaults, **values})
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-def curve(out: Path) -> list[tuple]:
-    return [
-        tuple(r[k] for k in ("step", "loss", "loss_std", "loss_action", "lr"))
-        for r in pq.read_table(out / "metrics.parquet").to_pylist()
-    ]
 
 
 # --- learning -----------------------------------------------------------------------------------------------------
@@ -149,9 +116,6 @@ def wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("the trainer made no checkpoint")
-
-
-ENDLESS = 100_000
 
 
 RESUMABLE = {
@@ -234,23 +198,6 @@ def test_signal_saves_and_leaves(signum: int, clips_root: Path, tmp_path: Path, 
     assert stopped in (3, 4) and f"after step {stopped}" in capsys.readouterr().err
     assert signal.getsignal(signum) is before
     assert_continues_exactly(clips_root, out, stopped, tmp_path / "whole")
-
-
-def run_to(cfg: TrainConfig, goal: int) -> None:
-    """Run in this process until a checkpoint of step `goal` is written."""
-    from models.training import loop
-
-    class Enough(Exception):
-        pass
-
-    class Watch(loop.Reporter):
-        def step(self, record: dict[str, float], log_now: bool) -> None:
-            if record["step"] > goal:
-                raise Enough
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
-        patch.setattr(loop, "Reporter", Watch)
-        train(cfg.model_copy(update={"checkpoint_every": goal}))
 
 
 def test_resume_refuses_what_changes_the_result(clips_root: Path, tmp_path: Path):
@@ -585,7 +532,7 @@ def test_loss_is_the_paper_s(clips_root: Path):
 def test_recipes_are_valid_and_hold_the_paper_s_numbers():
     paths = {"manifest": "m", "blob_root": "b", "output_dir": "o"}
     recipes = {p.stem: load_config(p, paths) for p in CONFIG_FOLDER.glob("*.yaml")}
-    assert set(recipes) == {"nano", "stage1_1.3b", "stage2_1.3b"}
+    assert set(recipes) == {"nano", "stage1_1.3b", "stage2_1.3b", "lora_1.3b"}
     one, two = recipes["stage1_1.3b"], recipes["stage2_1.3b"]
     assert one.steps == two.steps == 10_000 and two.lambda_action == 0.5
     assert not one.use_action_captions and two.use_action_captions and two.use_hands

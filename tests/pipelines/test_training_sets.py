@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CLIPS, TRAINING_SETS
@@ -141,3 +146,74 @@ def test_damaged_manifest_is_noticed(lake: DeltaStore):
     manifest_path(lake, row).write_bytes(b"other")
     with pytest.raises(OSError, match="damaged"):
         manifest_path(lake, row)
+
+
+def test_missing_manifest_names_the_set_and_comes_back(lake: DeltaStore):
+    write(lake, "b1", clip("v1-0"))
+    row = build_training_set(lake)
+    manifest_path(lake, row).unlink()
+    with pytest.raises(TrainingSetError, match=rf"{row['training_set_id']}: its manifest .*clips 1.*vacuumed"):
+        manifest_path(lake, row)
+    assert ids(lake, build_training_set(lake)) == ["v1-0"]
+
+
+# --- replay -------------------------------------------------------------------------------------------------------
+
+
+def replayed(row: dict) -> dict:
+    return json.loads(row["filters"])["drawn"]
+
+
+def test_replay_takes_a_share_of_older_clips_and_marks_them(lake: DeltaStore):
+    write(lake, "old", *(clip(f"v{i}-0", "old") for i in range(20)))
+    # v3 comes again in the new batch, and is new there.
+    write(lake, "new", *(clip(f"v{i}-0", "new") for i in (3, *range(30, 35))))
+    settings_ = TrainingSetSettings(new_batches=["new"], replay_share=0.25)
+    row = build_training_set(lake, settings_)
+    assert replayed(row) == {"new": 6, "replayed": 2} and row["batches"] == ["new", "old"] and row["num_clips"] == 8
+    rows = pq.read_table(manifest_path(lake, row)).to_pylist()
+    assert {r["clip_id"]: r["replay"] for r in rows if r["batch"] == "new"} == dict.fromkeys(
+        ["v3-0", *(f"v{i}-0" for i in range(30, 35))], False
+    )
+    assert all(r["replay"] == (r["batch"] == "old") for r in rows)
+    assert build_training_set(lake, settings_) == row
+    # A larger share holds the smaller one; without a share everything takes part.
+    larger = build_training_set(lake, settings_.model_copy(update={"replay_share": 0.5}))
+    assert set(ids(lake, row)) < set(ids(lake, larger)) and replayed(larger) == {"new": 6, "replayed": 6}
+    assert replayed(build_training_set(lake, settings_.model_copy(update={"replay_share": 0.0})))["replayed"] == 0
+    assert replayed(build_training_set(lake, TrainingSetSettings(new_batches=["new"])))["replayed"] == 19
+
+
+@settings(max_examples=12, deadline=None)
+@given(new=st.integers(1, 8), old=st.integers(0, 30), share=st.floats(0, 0.9), reverse=st.booleans())
+def test_share_is_met_within_rounding_and_the_draw_is_fixed(new: int, old: int, share: float, reverse: bool):
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        drawn = []
+        for folder, order in ((first, 1), (second, -1 if reverse else 1)):
+            store = DeltaStore(folder)
+            write(store, "new", *[clip(f"n{i}-0", "new") for i in range(new)][::order])
+            write(store, "old", *[clip(f"o{i}-0", "old") for i in range(old)][::order])
+            row = build_training_set(store, TrainingSetSettings(new_batches=["new"], replay_share=share))
+            drawn.append(ids(store, row))
+        assert drawn[0] == drawn[1] and len(set(drawn[0])) == len(drawn[0])
+        taken = sum(c.startswith("o") for c in drawn[0])
+        assert len(drawn[0]) == new + taken
+        if taken < old:
+            # One clip more or less would be farther from the share than half a clip is.
+            assert abs(taken - share / (1 - share) * new) <= 0.5
+        else:
+            assert taken <= round(share / (1 - share) * new)
+
+
+def test_replay_refusals(lake: DeltaStore):
+    write(lake, "b1", clip("v1-0"))
+    with pytest.raises(TrainingSetError, match="batch b9"):
+        build_training_set(lake, TrainingSetSettings(new_batches=["b9"], replay_share=0.5))
+    write(lake, "b2", clip("v2-0", "b2"))
+    narrow = TrainingSetSettings(new_batches=["b2"], replay_share=0.5, exclude_videos=["v2"])
+    with pytest.raises(TrainingSetError, match="No clip of the new batches b2"):
+        build_training_set(lake, narrow)
+    with pytest.raises(ValueError, match="name new_batches too"):
+        TrainingSetSettings(replay_share=0.5)
+    with pytest.raises(ValueError, match="b2 are not among batches"):
+        TrainingSetSettings(batches=["b1"], new_batches=["b2"])
