@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from models.itryon.embedded import checkpoint_source
 from models.itryon.presets import preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.checkpoint import CheckpointError, TrainingState, read_state
@@ -63,11 +64,12 @@ def build_model(config: TrainConfig, encoder_digest: str) -> Any:
     if config.init_from is None:
         model = ITryOnTransformer3DModel(**arguments)
     else:
-        state = read_state(Path(config.init_from))
+        source = checkpoint_source(config.init_from)
+        state = read_state(Path(source))
         if state is not None:
             _check_source(config, state, encoder_digest)
         _check_guider(config)
-        model = _load(config.init_from, config, {k: v for k, v in arguments.items() if k not in _SIZE})
+        model = _load(source, config, {k: v for k, v in arguments.items() if k not in _SIZE})
         _check_size(config, model, arguments)
     return _choose_trained(model, config)
 
@@ -140,7 +142,7 @@ def _check_source(config: TrainConfig, state: TrainingState, encoder_digest: str
 
 
 def _check_guider(config: TrainConfig) -> None:
-    path = Path(config.init_from or "") / "transformer" / "config.json"
+    path = Path(checkpoint_source(config.init_from or "")) / "transformer" / "config.json"
     if not path.is_file():
         return
     before = json.loads(path.read_text())

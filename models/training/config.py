@@ -61,8 +61,9 @@ class TrainConfig(BaseModel):
     )
     init_from: str | None = Field(
         default=None,
-        description="Checkpoint to start from: a folder that holds transformer/, or a Hub model id such as "
-        "Wan-AI/Wan2.1-VACE-1.3B-diffusers; random weights by default",
+        description="Checkpoint to start from: a folder that holds transformer/, a Hub model id such as "
+        "Wan-AI/Wan2.1-VACE-1.3B-diffusers, or `embedded` for the nano checkpoint that comes along; random weights by "
+        "default",
     )
     lora_rank: int | None = Field(
         default=None, gt=0, description="Rank of low-rank adapters on a frozen network; none trains all weights"

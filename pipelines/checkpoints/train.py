@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from platformdirs import user_cache_path
 from pyarrow import fs
 
+from models.itryon.embedded import EMBEDDED, embedded_digest
 from models.training.config import WITHOUT_EFFECT, TrainConfig, load_config, read_recipe
 from models.training.signals import PARENT_ENV
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
@@ -129,7 +130,9 @@ def plan_training(
     config, remark = _with_vae(config, training_set["encoder_digest"], clips or ClipsSettings())
     content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _NOT_IN_THE_NAME}
     parent_id = parent["checkpoint_id"] if parent else None
-    checkpoint_id = digest(training_set["training_set_id"], content, parent_id or config.init_from, CODE_VERSION)[:16]
+    # By content: a release may bring other weights under the same name.
+    source = embedded_digest() if config.init_from == EMBEDDED else config.init_from
+    checkpoint_id = digest(training_set["training_set_id"], content, parent_id or source, CODE_VERSION)[:16]
     output = _scratch(store) / checkpoint_id
     config = config.model_copy(update={"output_dir": str(output)})
     output.mkdir(parents=True, exist_ok=True)

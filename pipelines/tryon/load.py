@@ -54,7 +54,9 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
     from models.vae import load_nano_vae, nano_vae_digest
 
     inner = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    transformer = ITryOnTransformer3DModel.from_pretrained(inner, local_files_only=True).eval()
+    transformer = ITryOnTransformer3DModel.from_pretrained(
+        inner, torch_dtype=torch.float32, local_files_only=True
+    ).eval()
     if transformer.config.text_dim != TextEncoder.dim:
         raise ValueError(
             f"{folder} holds a transformer alone, for text of {transformer.config.text_dim} channels: the 1.3b and 14b "
