@@ -212,13 +212,47 @@ def train(
 
 @app.command()
 def tryon(
+    video: Annotated[Path | None, typer.Option(help="A video with one person, to dress by itself")] = None,
+    garment: Annotated[Path | None, typer.Option(help="Photo of the garment for --video")] = None,
+    out: Annotated[Path | None, typer.Option(help="mp4 to write for --video")] = None,
+    category: Annotated[str, typer.Option(help="upper_body, lower_body or dresses")] = "upper_body",
+    span: Annotated[
+        list[str] | None,
+        typer.Option(help="Interaction as start,end,caption in seconds, instead of what is found; may be repeated"),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Caption of the whole video, instead of the automatic one")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder; the lake's newest, or the embedded one, by default")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML: resource name -> settings, such as tryon: {steps: 30}")
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Dress the people of the annotated videos with the newest checkpoint, through Dagster."""
-    _materialize("model", None, ["tryon_videos"], _read_config(config), verbose)
+    """Dress the person of one video, or those of the annotated videos of the lake through Dagster."""
+    resources = _read_config(config)
+    if video is None and garment is None and out is None:
+        _materialize("model", None, ["tryon_videos"], resources, verbose)
+        return
+    if video is None or garment is None or out is None:
+        raise fail("name all three: --video, --garment and --out")
+    from dagster_project.dressing import dress_file, parse_span
+    from pipelines.tryon.settings import TryOnSettings
+
+    try:
+        dress_file(
+            video,
+            garment,
+            out,
+            TryOnSettings.model_validate((resources or {}).get("tryon", {})),
+            console,
+            checkpoint=checkpoint,
+            category=category,
+            spans=[parse_span(s) for s in span] if span else None,
+            prompt=prompt,
+        )
+    except (OSError, ValueError, LookupError) as e:
+        raise fail(str(e)) from e
 
 
 @evaluate_app.callback(invoke_without_command=True)
