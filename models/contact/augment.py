@@ -18,7 +18,7 @@ class AugmentSettings(BaseModel):
     """How much. Noise is in standard deviations of each feature over the training data."""
 
     jitter: float = Field(0.08, ge=0, description="Noise of a feature from sample to sample")
-    offset: float = Field(0.2, ge=0, description="Offset of a feature over a whole sequence")
+    offset: float = Field(0.3, ge=0, description="Offset of a feature over a whole sequence")
     drop_group: float = Field(0.08, ge=0, le=1, description="Chance that a group of features is not known")
     drop_cells: float = Field(0.12, ge=0, le=1, description="Chance that a sequence has no pictures")
     drop_channel: float = Field(0.08, ge=0, le=1, description="Chance that a channel of the cells says nothing")
@@ -34,6 +34,13 @@ class AugmentSettings(BaseModel):
     )
     scale: float = Field(0.35, ge=0, lt=1, description="Largest relative change of the strength of a cell's channels")
     warp: float = Field(0.3, ge=0, lt=1, description="Largest relative change of speed")
+    meet: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Chance that the other hand is brought to one that touches no cloth: rendered gestures keep hands "
+        "apart, those of people who talk do not",
+    )
     lose_hand: float = Field(0.15, ge=0, le=1, description="Chance that the hand is lost for up to a quarter second")
 
 
@@ -41,6 +48,7 @@ def augment(
     features: Tensor,
     cells: Tensor,
     rubs: Tensor,
+    touches: Tensor,
     names: tuple[Sequence[str], Sequence[str]],
     scale: Tensor,
     settings: AugmentSettings,
@@ -52,6 +60,7 @@ def augment(
         features: [B, T, features], NaN where not known.
         cells: [B, T, channels, cells, cells], NaN where there was no picture.
         rubs: [B, T], whether the hand rubs the cloth.
+        touches: [B, T], whether it touches the cloth.
         names: Of features and of channels.
         scale: [features], standard deviations.
         settings: How much.
@@ -66,6 +75,11 @@ def augment(
     def chance(p: float, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator) < p
 
+    at = torch.arange(length)[None]
+    start = torch.randint(-length, length // 2 + 1, (batch, 1), generator=generator)
+    meets = (at >= start) & (chance(settings.meet, batch) & ~touches.any(1))[:, None]
+    features, cells = _with_other_hand(features, cells, meets, names, generator)
+
     binary = torch.tensor([n in ("known", "person", "score") for n in feature_names])
     noise = settings.jitter * normal(batch, length, count) + settings.offset * normal(batch, 1, count)
     features = features + torch.where(binary, 0.0, noise * scale)
@@ -77,7 +91,6 @@ def augment(
     # A hand that is lost for a moment takes with it all that is measured on it.
     start = torch.randint(0, length, (batch, 1), generator=generator)
     gap = torch.randint(1, 5, (batch, 1), generator=generator)
-    at = torch.arange(length)[None]
     lost = (at >= start) & (at < start + gap) & chance(settings.lose_hand, batch, 1)
     pose = torch.tensor([g in _FROM_POSE for g in groups])
     features = features.masked_fill(lost[..., None] & ~pose, torch.nan)
@@ -85,7 +98,6 @@ def augment(
         i = list(feature_names).index(name)
         features[..., i] = features[..., i].masked_fill(lost, 0.0)
 
-    cells = cells.clone()
     index = {n: i for i, n in enumerate(channel_names)}
     flow = [index["flow_x"], index["flow_y"]]
     strength = 1 + settings.scale * (2 * torch.rand(batch, 1, len(channel_names), 1, 1, generator=generator) - 1)
@@ -115,6 +127,51 @@ def augment(
     return features, cells.masked_fill(no_picture[..., None, None, None], torch.nan)
 
 
+def _with_other_hand(
+    features: Tensor,
+    cells: Tensor,
+    where: Tensor,
+    names: tuple[Sequence[str], Sequence[str]],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Copies in which the other hand is at this one: where it is, how its arm is bent, and what it hides."""
+    batch = len(features)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    features, cells = features.clone(), cells.clone()
+    for i, name in enumerate(names[0]):
+        if name in _MEETING:
+            mean, spread = _MEETING[name]
+            value = mean + spread * (normal(batch, 1) + 0.3 * normal(*where.shape))
+            if name.startswith("other_hand"):
+                value = value + features[..., list(names[0]).index(name.replace("other_hand", "palm"))]
+            features[..., i] = torch.where(where, value, features[..., i])
+    # It comes from the other side and from below.
+    size = cells.shape[-1]
+    row, column = (torch.randint(0, n, (batch, 1, 1), generator=generator) for n in (6, 4))
+    hides = (torch.arange(size)[:, None] >= row + 2) & (torch.arange(size) >= column)
+    hides = where[..., None, None] & hides[:, None]
+    for i, channel in enumerate(names[1]):
+        if channel != "garment":
+            layer = cells[:, :, i]
+            cells[:, :, i] = layer.masked_fill(hides & ~layer.isnan(), 1.0 if channel == "limb" else 0.0)
+    return features, cells
+
+
+_MEETING = {
+    "other_hand_x": (0.1, 0.1),
+    "other_hand_y": (0.13, 0.1),
+    "other_elbow_x": (0.65, 0.15),
+    "other_elbow_y": (0.8, 0.15),
+    "other_flexion": (0.22, 0.06),
+    "other_apart": (0.18, 0.08),
+    "other_forearm": (0.35, 0.08),
+    "other_along": (1.4, 0.15),
+}
+"""Mean and spread of what tells where the other hand is when hands meet before the body, from their sizes: a palm is
+half a shoulder width long. The hand's place counts from this hand's palm."""
 _FROM_POSE = frozenset({"pose", "world", "length", "flexion", "visible", "other", "nose", "turn", "torso", "person"})
 
 

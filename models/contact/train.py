@@ -26,7 +26,7 @@ from torch.nn import functional
 from models.contact.augment import AugmentSettings, augment, read_at, warp_positions
 from models.contact.data import ContactData, HandSequence, load_data
 from models.contact.measure import calibrate, measure
-from models.contact.network import CLASSES, WEIGHTS, ContactNet, ContactShape, as_tensor, save
+from models.contact.network import CLASSES, REST, WEIGHTS, ContactNet, ContactShape, as_tensor, save
 
 _SPEEDS = ("speed", "flow")
 _RUB = CLASSES.index("other")
@@ -49,6 +49,10 @@ class ContactTrainingSettings(BaseModel):
     action_weight: float = Field(1.0, ge=0, description="Weight of naming the action against finding contact")
     distance_weight: float = Field(0.2, ge=0, description="Weight of estimating the distance from the cloth")
     idle_share: float = Field(0.25, gt=0, le=1, description="How often a hand that nothing is about is drawn")
+    mimed_weight: float = Field(2.0, gt=0, description="How often hands that mime or gesture are drawn")
+    passing_weight: float = Field(
+        0.2, ge=0, le=1, description="Weight of naming a touch just before or after an action, on the way there or back"
+    )
     augment: AugmentSettings = Field(default_factory=AugmentSettings, description="Changes to the batches")
 
 
@@ -73,7 +77,8 @@ class Trainer:
         )
         self.step = 0
         busy = np.array([s.acts or bool(s.contact.any()) for s in data.sequences])
-        weight = np.where(busy, 1.0, settings.idle_share)
+        mimed = np.array([s.acts and s.notes["performance"] in ("pantomime", "hover") for s in data.sequences])
+        weight = np.where(mimed, settings.mimed_weight, np.where(busy, 1.0, settings.idle_share))
         self._chances = weight / weight.sum()
         count = np.bincount(
             np.concatenate([s.action[s.action >= 0] for s in data.sequences]).astype(int), minlength=len(CLASSES)
@@ -93,7 +98,7 @@ class Trainer:
             FloatingPointError: The loss is not finite.
         """
         s = self.settings
-        features, cells, contact, action, distance, weight = self._batch()
+        features, cells, contact, action, distance, weight, naming = self._batch()
         self.network.train()
         torch.manual_seed(s.seed * 1_000_003 + self.step)
         found, doing, far = self.network(features, encode(self.network, cells))
@@ -101,7 +106,7 @@ class Trainer:
         named = functional.cross_entropy(
             doing.flatten(0, 1), action.flatten(), self._class_weight, reduction="none", ignore_index=-1
         )
-        loss = loss + s.action_weight * _mean(named, (weight.flatten() * (action.flatten() >= 0)))
+        loss = loss + s.action_weight * _mean(named, (naming * (action >= 0)).flatten())
         there = distance.isfinite()
         wrong = functional.smooth_l1_loss(far, distance.nan_to_num(0.0), reduction="none")
         loss = loss + s.distance_weight * _mean(wrong, weight * there)
@@ -121,17 +126,16 @@ class Trainer:
         return float(loss.detach())
 
     def _batch(self) -> tuple[Tensor, ...]:
-        """Features, cells, contact, action, log distance, and the weight of each sample."""
+        """Features, cells, contact, action, log distance, and each sample's weight for contact and for its action."""
         s = self.settings
         rng = np.random.default_rng([s.seed, self.step])
         generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
         picked = rng.choice(len(self.data.sequences), s.batch, p=self._chances)
         parts = [self._window(self.data.sequences[i], rng) for i in picked]
-        features, cells, contact, action, distance, weight = (torch.stack(p) for p in zip(*parts))
-        features, cells = augment(
-            features, cells, action == _RUB, self.names, self.network.feature_scale, s.augment, generator
-        )
-        return features, cells, contact, action, distance, weight
+        features, cells, *truth = (torch.stack(p) for p in zip(*parts))
+        rubs, touches, scale = truth[1] == _RUB, truth[0] > 0, self.network.feature_scale
+        features, cells = augment(features, cells, rubs, touches, self.names, scale, s.augment, generator)
+        return features, cells, *truth
 
     def _window(self, sequence: HandSequence, rng: np.random.Generator) -> tuple[Tensor, ...]:
         s = self.settings
@@ -151,7 +155,11 @@ class Trainer:
         change = contact[1:] != contact[:-1]
         edge[1:] |= change
         edge[:-1] |= change
-        return features, cells, contact, action, distance, torch.where(edge, 0.4, 1.0)
+        weight = torch.where(edge, 0.4, 1.0)
+        # A hand that acts is truly on the cloth a little before and after. That moving touch must not be what
+        # laid hands are known by.
+        passing = (action == REST) & bool(((sequence.action >= 0) & (sequence.action != REST)).any())
+        return features, cells, contact, action, distance, weight, weight * torch.where(passing, s.passing_weight, 1.0)
 
     def averaged(self) -> ContactNet:
         """The network with averaged weights, ready to answer."""
@@ -191,8 +199,9 @@ class Trainer:
 def encode(network: ContactNet, cells: Tensor) -> Tensor:
     """[B, T, channels, cells, cells], NaN without a picture, to [B, T, 48], zeros there."""
     seen = ~cells.flatten(2).isnan().any(-1)
-    encoded = network.encode_cells(cells.nan_to_num(0.0).flatten(0, 1)).unflatten(0, cells.shape[:2])
-    return torch.where(seen[..., None], encoded, torch.zeros(()))
+    encoded = torch.zeros(*seen.shape, network.encoding)
+    encoded[seen] = network.encode_cells(cells[seen])
+    return encoded
 
 
 def log_distance(metres: np.ndarray) -> np.ndarray:

@@ -95,6 +95,27 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
         other.load(tmp_path / "state.pt")
 
 
+def test_mimed_actions_are_drawn_more_often_and_passing_touches_hardly_teach_rest(clips):
+    data = load_data([clips], "train")
+    mimed = np.array([s.acts and s.notes["performance"] == "pantomime" for s in data.sequences])
+    acts = np.array([s.acts and s.notes["performance"] == "interaction" for s in data.sequences])
+    chances = Trainer(QUICK, data)._chances
+    np.testing.assert_allclose(chances[mimed], QUICK.mimed_weight * chances[acts][0])
+
+    # The hand touches for a while before and after it acts; another hand is only laid on the cloth.
+    acting = next(s for s in data.sequences if s.contact.any())
+    start, end = np.flatnonzero(acting.contact)[[0, -1]]
+    action = acting.action.copy()
+    action[start : start + 4] = action[end - 3 : end + 1] = CLASSES.index("rest")
+    laid = np.where(acting.contact, CLASSES.index("rest"), -1)
+    trainer = Trainer(QUICK.model_copy(update={"length": 39}), data)
+    for labels, least in ((action, QUICK.passing_weight), (laid, 1.0)):
+        *_, named, _, weight, naming = trainer._window(replace(acting, action=labels), np.random.default_rng(0))
+        rest = named == CLASSES.index("rest")
+        torch.testing.assert_close(naming[rest], least * weight[rest])
+        torch.testing.assert_close(naming[~rest], weight[~rest])
+
+
 def test_what_was_not_seen_is_not_made_up():
     net = network()
     features = torch.full((1, 20, len(FEATURES)), torch.nan)
@@ -166,10 +187,10 @@ def test_augmentation_keeps_what_is_known_known_and_its_sources_untouched():
     off = AugmentSettings(**dict.fromkeys(AugmentSettings.model_fields, 0.0))
     names = (FEATURES, CHANNELS)
     scale = torch.ones(len(FEATURES))
-    same = augment(features, cells, rubs, names, scale, off, generator)
+    same = augment(features, cells, rubs, rubs, names, scale, off, generator)
     torch.testing.assert_close(same[0], features)
     torch.testing.assert_close(same[1], cells)
-    changed = augment(features, cells, rubs, names, scale, AugmentSettings(), generator)
+    changed = augment(features, cells, rubs, rubs, names, scale, AugmentSettings(), generator)
     torch.testing.assert_close(features, copies[0])
     torch.testing.assert_close(cells, copies[1])
     assert changed[0].isnan().any() and not torch.equal(changed[0], features)
@@ -177,10 +198,31 @@ def test_augmentation_keeps_what_is_known_known_and_its_sources_untouched():
     seen = ~changed[1].flatten(2).isnan().any(-1)
     lost = (changed[1][:, :, 2] == 0) & seen[..., None, None]
     assert lost.any() and (changed[1][:, :, 0][lost] == 0).all()
-    stiller = augment(features, cells, rubs, names, scale, off.model_copy(update={"still_cloth": 1.0}), generator)[1]
+    stiller = augment(
+        features, cells, rubs, rubs, names, scale, off.model_copy(update={"still_cloth": 1.0}), generator
+    )[1]
     share = stiller[:, :, 0] / cells[:, :, 0]
     torch.testing.assert_close(share[~rubs], torch.ones_like(share[~rubs]))
     assert (share[:4, 10:] < 1).all() and (share[:4, 10:] >= 0).all()
+
+
+def test_hands_meet_only_where_nothing_is_touched():
+    names = ((*FEATURES, "other_hand_x", "other_apart"), CHANNELS)
+    features, cells = torch.full((6, 20, len(names[0])), 2.0), torch.zeros(6, 20, len(CHANNELS), 9, 9)
+    cells[5, 3] = torch.nan
+    touches = torch.zeros(6, 20, dtype=torch.bool)
+    touches[:3, 12] = True
+    only = AugmentSettings(**dict.fromkeys(AugmentSettings.model_fields, 0.0) | {"meet": 1.0})
+    generator = torch.Generator().manual_seed(0)
+    found, seen = augment(features, cells, touches, touches, names, torch.ones(len(names[0])), only, generator)
+    torch.testing.assert_close(found[:3], features[:3])
+    torch.testing.assert_close(seen[:3], cells[:3])
+    # At the end of a window hands have met; what is apart is near, the place counts from the palm.
+    assert (found[3:, -1, -1] < 1).all() and ((found[3:, -1, -2] - 2).abs() < 1).all()
+    assert (found[3:, :, : len(FEATURES)] == 2).all()
+    limb = seen[3:, :, CHANNELS.index("limb")]
+    assert (limb[:, -1, 8, 8] == 1).all() and (limb[:, -1, 0] == 0).all()
+    assert seen[5, 3].isnan().all()
 
 
 def test_sequences_play_at_another_speed():

@@ -156,7 +156,7 @@ def test_the_labels_of_the_sample_clips_can_be_read():
 @pytest.mark.slow
 def test_contact_on_real_clips_is_told_from_gestures(lake, samples, tmp_path):
     """One clip with contact, and the one without whose hands move in front of the garment for longest."""
-    clips = ("intel_asl_hungry.mkv", "intel_asl_walk.mkv")
+    clips = ("intel_asl_please.mkv", "intel_asl_walk.mkv")
     landing = tmp_path / "lake" / "landing" / "asl"
     landing.mkdir(parents=True)
     for clip in clips:
