@@ -23,6 +23,7 @@ from av.stream import Stream
 from models.itryon.losses import ActionSpan
 from pipelines.clips.garments import garment_photo
 from pipelines.ingest.batch import ingest_batch
+from pipelines.ingest.garments import read_photo
 from pipelines.ingest.landing import land
 from pipelines.ingest.manifest import MANIFEST
 from pipelines.registry import STAGES
@@ -141,6 +142,10 @@ def _annotate(
     for path in (video, garment):
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}")
+    try:
+        read_photo(str(garment))
+    except (OSError, ValueError) as error:
+        raise CannotDress(f"{garment.name} cannot be used: {error}") from error
     batch = f"tryon-{digest(sha256_file(video), sha256_file(garment), category)[:16]}"
     lake.ensure_tables()
     entry = {"video": f"video{video.suffix}", "garment": f"garment{garment.suffix}", "garment_category": category}

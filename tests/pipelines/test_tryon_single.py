@@ -1,0 +1,130 @@
+"""Try-on of a file: real annotators on a real clip, a tiny random model, sound, and what cannot be dressed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from dagster_project.dressing import parse_span
+from pipelines.stage import WorkerSettings
+from pipelines.store import DeltaStore
+from pipelines.tryon.single import CannotDress, tryon_file, with_sound_of
+from pipelines.video import VideoReader, probe
+from tests.conftest import moving_frames
+from tests.pipelines.media import dancer_frames, write_frames
+from tests.pipelines.tryon_scene import SETTINGS, tiny_pipeline
+
+pytestmark = pytest.mark.slow
+
+
+def add_tone(silent: Path, output: Path, codec: str, seconds: float) -> Path:
+    """A copy of a video with a tone."""
+    with av.open(str(silent)) as source, av.open(str(output), "w") as result:
+        track = source.streams.video[0]
+        picture = result.add_stream_from_template(track)
+        sound = result.add_stream(codec, rate=16000)
+        for packet in source.demux(track):
+            if packet.dts is not None:
+                packet.stream = picture
+                result.mux(packet)
+        wave = (np.sin(np.arange(round(16000 * seconds)) * 0.17) * 9000).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        resampler = av.AudioResampler(sound.codec_context.format, "mono", 16000)
+        for part in resampler.resample(frame):
+            result.mux(sound.encode(part))
+        result.mux(sound.encode(None))
+    return output
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> tuple[Path, Path, DeltaStore]:
+    """A dancer with sound, a photo of a red shirt, and a lake for annotations."""
+    folder = tmp_path_factory.mktemp("single")
+    silent = write_frames(folder / "silent.mp4", dancer_frames(100, 14, max_side=256))
+    video = add_tone(silent, folder / "dancer.mp4", "aac", 14 / 25)
+    shirt = np.full((160, 140, 3), 255, np.uint8)
+    cv2.fillPoly(
+        shirt,
+        [np.array([[40, 20], [100, 20], [135, 60], [110, 75], [105, 150], [35, 150], [30, 75], [5, 60]])],
+        (40, 40, 200),
+    )
+    cv2.imwrite(str(folder / "shirt.png"), shirt)
+    return video, folder / "shirt.png", DeltaStore(folder / "lake")
+
+
+WORKERS = WorkerSettings(workers=1)
+
+
+def test_a_file_is_annotated_dressed_and_keeps_its_sound(inputs, tmp_path):
+    video, garment, lake = inputs
+    seen = []
+    spans = [(0.1, 0.3, "she smooths the shirt")]
+    written = tryon_file(
+        tiny_pipeline(),
+        video,
+        garment,
+        tmp_path / "out" / "result.mp4",
+        lake,
+        SETTINGS,
+        spans_s=spans,
+        prompt="a dancer",
+        workers=WORKERS,
+        on_progress=lambda what, done, total: seen.append(what),
+    )
+    before, after = probe(video), probe(written.video)
+    assert (after.width, after.height, after.num_frames) == (before.width, before.height, before.num_frames)
+    with av.open(str(written.video)) as result, av.open(str(video)) as source:
+        assert result.streams.audio[0].codec_context.name == "aac"
+        packets = [[bytes(p) for p in c.demux(audio=0) if p.dts is not None] for c in (result, source)]
+        assert packets[0] == packets[1], "the sound is copied, not encoded again"
+    record = json.loads(written.record.read_text())
+    assert record["spans"] == [{"start": 2, "end": 8, "text": "she smooths the shirt"}]
+    assert record["prompt"] == "a dancer" and len(record["garment"]["sha256"]) == 64
+    assert {"pose", "hands", "agnostic_masks", "captions", "dressing"} <= set(seen)
+    with VideoReader(video) as a, VideoReader(written.video) as b:
+        first, second = (next(iter(r.frames())).rgb.astype(int) for r in (a, b))
+    difference = np.abs(first - second).max(-1)
+    assert np.median(difference[:, :20]) < 12, "away from the person it is the source"
+    assert (difference > 40).mean() > 0.01, "the garment region is another one"
+    assert not list((tmp_path / "out").glob(".tryon-*"))
+
+
+def test_what_cannot_be_dressed_says_why(inputs, tmp_path):
+    video, garment, lake = inputs
+    loaded, out = tiny_pipeline(), tmp_path / "result.mp4"
+    with pytest.raises(CannotDress, match=r"does not fit a video of 0\.56 s"):
+        tryon_file(loaded, video, garment, out, lake, SETTINGS, spans_s=[(0.3, 9.0, "x")], workers=WORKERS)
+    nobody = write_frames(tmp_path / "nobody.mp4", moving_frames(12, 96, 64))
+    with pytest.raises(CannotDress, match=r"nobody\.mp4"):
+        tryon_file(loaded, nobody, garment, out, lake, SETTINGS, workers=WORKERS)
+    text = tmp_path / "garment.png"
+    text.write_text("no picture")
+    with pytest.raises(CannotDress, match=r"garment\.png cannot be used"):
+        tryon_file(loaded, video, text, out, lake, SETTINGS, workers=WORKERS)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
+        tryon_file(loaded, tmp_path / "nowhere.mp4", garment, out, lake, SETTINGS)
+    with pytest.raises(CannotDress, match=r"result\.mp4"):
+        tryon_file(loaded, video, garment, tmp_path / "result.avi", lake, SETTINGS)
+    assert not out.exists()
+
+
+def test_sound_that_mp4_cannot_hold_is_encoded(tmp_path):
+    silent = write_frames(tmp_path / "silent.mp4", moving_frames(10, 64, 48))
+    assert with_sound_of(silent, silent, tmp_path / "same.mp4") == silent
+    source = add_tone(silent, tmp_path / "source.mkv", "pcm_s16le", 0.4)
+    with av.open(str(with_sound_of(silent, source, tmp_path / "sound.mp4"))) as result:
+        assert result.streams.audio[0].codec_context.name == "aac"
+        assert sum(f.samples for f in result.decode(audio=0)) >= 0.35 * 16000
+
+
+def test_spans_are_parsed():
+    assert parse_span("1.2,2.8,she zips, slowly") == (1.2, 2.8, "she zips, slowly")
+    for text in ("1.2", "a,b,c", "1,2"):
+        with pytest.raises(ValueError, match="start,end,caption"):
+            parse_span(text)
