@@ -55,23 +55,23 @@ def tiny_vae(seed: int = 0, z_dim: int = 16) -> AutoencoderKLWan:
     return vae.eval().requires_grad_(False)
 
 
-def tiny_inputs(batch: int = 2, frames: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+def tiny_inputs(batch: int = 2, frames: int = 4, seed: int = 0, z: int = 16) -> dict[str, torch.Tensor]:
     """Stock inputs of a clip with `frames` latent frames of 4x6 positions."""
     g = torch.Generator().manual_seed(seed)
     return {
-        "hidden_states": torch.randn(batch, 16, frames, 4, 6, generator=g),
+        "hidden_states": torch.randn(batch, z, frames, 4, 6, generator=g),
         "timestep": torch.linspace(900, 100, batch),
         "encoder_hidden_states": torch.randn(batch, 5, 20, generator=g),
-        "control_hidden_states": torch.randn(batch, 96, frames, 4, 6, generator=g),
+        "control_hidden_states": torch.randn(batch, 2 * z + 64, frames, 4, 6, generator=g),
     }
 
 
-def tiny_conditions(batch: int = 2, frames: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+def tiny_conditions(batch: int = 2, frames: int = 4, seed: int = 0, z: int = 16) -> dict[str, torch.Tensor]:
     """Hands and action captions for `tiny_inputs`; frame 0 is a reference frame, segment 2 interacts."""
     g = torch.Generator().manual_seed(seed + 1)
     index = torch.tensor([0, 1, 2, 3])[:frames].expand(batch, -1)
     return {
-        "hand_hidden_states": torch.randn(batch, 16, frames, 4, 6, generator=g),
+        "hand_hidden_states": torch.randn(batch, z, frames, 4, 6, generator=g),
         "hand_frame_mask": torch.tensor([0.0, 1, 1, 0])[:frames].expand(batch, -1),
         "action_hidden_states": torch.randn(batch, 3, 5, 20, generator=g),
         "action_attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]).expand(

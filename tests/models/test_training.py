@@ -532,7 +532,7 @@ def test_loss_is_the_paper_s(clips_root: Path):
 def test_recipes_are_valid_and_hold_the_paper_s_numbers():
     paths = {"manifest": "m", "blob_root": "b", "output_dir": "o"}
     recipes = {p.stem: load_config(p, paths) for p in CONFIG_FOLDER.glob("*.yaml")}
-    assert set(recipes) == {"nano", "stage1_1.3b", "stage2_1.3b", "lora_1.3b"}
+    assert set(recipes) == {"nano", "nano_base", "stage1_1.3b", "stage2_1.3b", "lora_1.3b"}
     one, two = recipes["stage1_1.3b"], recipes["stage2_1.3b"]
     assert one.steps == two.steps == 10_000 and two.lambda_action == 0.5
     assert not one.use_action_captions and two.use_action_captions and two.use_hands
