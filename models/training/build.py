@@ -97,10 +97,7 @@ def load_weights(folder: Path, config: TrainConfig, state: TrainingState) -> Any
 
 def _choose_trained(model: Any, config: TrainConfig) -> Any:
     if config.lora_rank is not None:
-        try:
-            add_lora(model, config)
-        except ValueError as e:
-            raise CheckpointError(str(e)) from e
+        add_lora(model, config)
     if not config.use_hands and model.guider is not None:
         # Parameters without a gradient would stall distributed training, and weight decay would still shrink them.
         model.guider.requires_grad_(False)

@@ -23,7 +23,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.training.config import TrainConfig
+from models.training.config import TrainConfig, TrainingRefused
 
 ADAPTER = "default"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -40,7 +40,7 @@ def target_modules(model: Any, targets: list[str]) -> list[str]:
     """Full names of the linear layers of stock modules whose names end in one of `targets`.
 
     Raises:
-        ValueError: A target fits no layer.
+        TrainingRefused: A target fits no layer.
     """
     added = tuple(f"{name}." for name in model.added_modules())
     linear = [
@@ -52,7 +52,7 @@ def target_modules(model: Any, targets: list[str]) -> list[str]:
     for target in targets:
         fits = {name for name in linear if name == target or name.endswith(f".{target}")}
         if not fits:
-            raise ValueError(f"lora_targets: no linear layer of the transformer is called {target}")
+            raise TrainingRefused(f"lora_targets: no linear layer of the transformer is called {target}")
         found |= fits
     return sorted(found)
 
@@ -65,7 +65,7 @@ def add_lora(model: Any, config: TrainConfig) -> None:
         config: The run; `lora_rank` is set.
 
     Raises:
-        ValueError: A target fits no layer.
+        TrainingRefused: A target fits no layer.
     """
     rank = config.lora_rank
     assert rank is not None

@@ -314,14 +314,14 @@ def thin(tensors: dict, rows: list) -> None:
     ("change", "message"),
     [
         (poison, r"Clip c1 \(video video-c1, frame 0\): reactive holds values that are not finite"),
-        (shrink, r"Clip c1 .*hands has shape \(16, 1, 4, 4\)"),
+        (shrink, r"Clip c1 .*hands has shape \(32, 1, 4, 4\)"),
         (lose, "Clip c1 .*lacks mask"),
         (mix, "several encoders"),
         (empty, "no clip of split 'train'.*it has test"),
         (absent, "Clip c1 .*materialise clips"),
         (captions, "Clip c1 .*captions"),
-        (widen, "Clip c1 .*32 latent and 8 text channels, Clip c0 .* has 16 and 8"),
-        (thin, r"Clip c1 .*inactive has shape \(8, 3, 4, 4\), its bucket asks for \(16, 3, 4, 4\)"),
+        (widen, "Clip c1 .*64 latent and 8 text channels, Clip c0 .* has 32 and 8"),
+        (thin, r"Clip c1 .*inactive has shape \(8, 3, 4, 4\), its bucket asks for \(32, 3, 4, 4\)"),
     ],
 )
 def test_bad_data_is_refused_by_name(change, message: str, tmp_path: Path):
@@ -343,11 +343,11 @@ def test_captions_of_segments_that_do_not_exist_are_refused(tmp_path: Path):
         clips.load(row)
 
 
-@pytest.mark.parametrize("z", [8, 32])
+@pytest.mark.parametrize("z", [8, 16])
 def test_clips_of_another_vae_are_refused_before_the_model_is_built(z: int, tmp_path: Path, monkeypatch):
     write_manifest(tmp_path, [make_clip(tmp_path, f"c{i}", i, z=z) for i in range(2)])
     monkeypatch.setattr("models.training.loop.build_model", lambda *_: pytest.fail("the model was built"))
-    message = rf"{z} latent channels.*in_channels 16 instead of {z}.*vace_in_channels 96 instead of {2 * z + 64}"
+    message = rf"{z} latent channels.*in_channels 32 instead of {z}.*vace_in_channels 128 instead of {2 * z + 64}"
     with pytest.raises(DataError, match=message):
         train(config(tmp_path, tmp_path / "run"))
     with pytest.raises(DataError, match="text_dim 9 instead of 8"):
@@ -440,8 +440,8 @@ def test_references_go_in_front_and_belong_to_nothing(clips_root: Path):
     c = prepare_conditions(batch, cfg, step_generator(0, 0))
     assert torch.equal(c.target[:, :, 0], batch.reference[:, :, 0]) and torch.equal(c.target[:, :, 1:], batch.target)
     control = c.kwargs["control_hidden_states"]
-    assert torch.equal(control[:, :16, 0], batch.reference[:, :, 0]) and not control[:, 16:, 0].any()
-    assert torch.equal(control[:, 32:, 1:], batch.mask)
+    assert torch.equal(control[:, :32, 0], batch.reference[:, :, 0]) and not control[:, 32:, 0].any()
+    assert torch.equal(control[:, 64:, 1:], batch.mask)
     for key in ("segment_index", "hand_frame_mask"):
         assert not c.kwargs[key][:, 0].any()
     assert not c.action_mask[:, 0].any() and torch.equal(c.action_mask[:, 1:], batch.action_mask)

@@ -22,10 +22,12 @@ from tests.models.training_runs import config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MEASURE = """
-import json, resource, sys
+import json, sys
+from pathlib import Path
 from models.training.config import TrainConfig
 from models.training.loop import train
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = Path("/proc/self/status").read_text()
+before = int(status.split("VmRSS:")[1].split()[0]) / 1024
 summary = train(TrainConfig(**json.loads(sys.argv[1])))
 print(json.dumps([summary["peak_memory_mb"] - before, summary["estimated_memory_mb"]]))
 """

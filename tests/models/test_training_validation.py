@@ -101,7 +101,7 @@ def test_sampling_is_the_pipeline_s_euler_loop(clips_root: Path, tmp_path: Path)
             inputs[name] = prepare_conditions(batch, cfg.model_copy(update=rates), step_generator(0, 0)).kwargs
         scheduler = FlowMatchEulerDiscreteScheduler(shift=cfg.flow_shift)
         scheduler.set_timesteps(3)
-        expected = torch.randn(1, 16, 4, 4, 4, generator=step_generator(cfg.seed, 7))
+        expected = torch.randn(1, 32, 4, 4, 4, generator=step_generator(cfg.seed, 7))
         for here, after in pairwise(scheduler.sigmas.tolist()):
             time = torch.tensor([1000 * here])
             v = {n: model(expected, time, return_dict=False, **kw)[0] for n, kw in inputs.items()}

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 TINY = {
-    "in_channels": 16,
-    "out_channels": 16,
-    "vace_in_channels": 96,
+    "in_channels": 32,
+    "out_channels": 32,
+    "vace_in_channels": 128,
     "num_attention_heads": 2,
     "attention_head_dim": 12,
     "ffn_dim": 48,
@@ -29,7 +29,7 @@ TINY = {
 
 
 def make_clip(
-    root: Path, name: str, seed: int, bucket: str = "9x32x32", views: int = 1, z: int = 16, **row: Any
+    root: Path, name: str, seed: int, bucket: str = "9x32x32", views: int = 1, z: int = 32, **row: Any
 ) -> dict[str, Any]:
     """Write the blobs of one clip of `z` latent channels below `root`; returns its manifest row."""
     frames, height, width = (int(n) for n in bucket.split("x"))
