@@ -52,7 +52,7 @@ _STUDIO = {
     "actions": ["operate_zipper", "adjust_hem"],
     "counterfactual": False,
 }
-_SETTINGS: dict[str, dict[str, Any]] = {"training": {"steps": 250}, "tryon": {"max_videos": 2}}
+_SETTINGS: dict[str, dict[str, Any]] = {"training": {"steps": 100}, "tryon": {"max_videos": 2}}
 
 
 def prepare(batch: str, console: Console) -> dict[str, dict[str, Any]]:
@@ -101,8 +101,8 @@ def print_results(batch: str, console: Console) -> None:
         else:
             console.print(f"try-on of {row['video_id']} failed: {row['reason']}", highlight=False)
     console.print(
-        "The nano model shows that the pipeline works, not what iTryOn looks like: it has 6 M parameters and trained "
-        "for minutes.",
+        "The nano model shows that the pipeline works, not what iTryOn looks like: it has 6 M parameters and learned "
+        "from rendered clips within an hour.",
         highlight=False,
     )
     console.print(f"lake          {store.root}", highlight=False)
