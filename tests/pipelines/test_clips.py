@@ -224,7 +224,7 @@ def test_training_takes_the_clips_as_they_are(stage: ClipsStage, task: VideoTask
             manifest=manifest,
             blob_root=lake.root,
             output_dir=str(tmp_path / "run"),
-            model=TINY | {"text_dim": 384},
+            model=TINY | {"text_dim": 384, "in_channels": 16, "out_channels": 16, "vace_in_channels": 96},
             steps=2,
             batch_size=3,
             precision="fp32",
