@@ -33,6 +33,11 @@ def publish(checkpoint: Path, out: Path) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.half()
     model.save_pretrained(out / "transformer")
+    config_file = out / "transformer" / "config.json"
+    config = json.loads(config_file.read_text())
+    # Where it was loaded from: a path of the machine that trained it.
+    config.pop("_name_or_path", None)
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     state = json.loads(state_file.read_text())
     state["config"] = {k: v for k, v in state["config"].items() if k not in _OF_ONE_MACHINE}
     state["extra"] = {}

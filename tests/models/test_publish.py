@@ -26,6 +26,7 @@ def test_a_published_checkpoint_starts_another_run_and_names_no_machine(tmp_path
     for name, value in before.items():
         assert torch.equal(value.half(), after[name]), name
     state = (tmp_path / "small" / "training.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "small" / "transformer" / "config.json").read_text()
     assert str(tmp_path) not in state and json.loads(state)["encoder_digest"] == "encoder-a"
     again = config(tmp_path, tmp_path / "second", init_from=str(tmp_path / "small"))
     model = build_model(again, "encoder-a")
