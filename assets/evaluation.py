@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import static_metadata, table_metadata, upstream_metadata
+from assets.metadata import picture, static_metadata, table_metadata, upstream_metadata
 from assets.progress import steps_progress
 from pipelines.evaluation.settings import CODE_VERSION
 from pipelines.store import Commit
@@ -64,7 +64,8 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
 @dg.asset(
     deps=["tryon_videos", "captions", "hands", "agnostic_masks"],
-    description="Whether each captioned interaction still happens in the try-on video, and the success rate (ISR).",
+    description="Whether each captioned interaction still happens in the try-on video, and the success rate "
+    "(ISR).\n\nThe rate comes with the kappa of the judge that gave it, from the newest `judge_report` of exactly this judge.",
     kinds={"deltalake", "opencv"},
     metadata=static_metadata(ISR_SCORES),
     required_resource_keys={"lake", "isr"},
@@ -102,13 +103,20 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         interval = "-" if r.rate is None else f"{r.low:.2f} to {r.high:.2f}"
         table.append(f"| {r.action} | {rate} | {interval} | {r.judged} | {r.unanswered} |")
     overall = report.rates[0]
+    kappa = report.validation.kappa
+    shown = [r["evidence_uri"] for r in report.rows if r["evidence_uri"]]
+    evidence = picture(store.blobs.local_path(shown[0]).read_bytes()) if shown else "nothing was judged"
+    cost = [r["cost"] for r in report.rows if r["cost"] is not None]
     return dg.MaterializeResult(
         metadata=table_metadata(store, ISR_SCORES, store.version(ISR_SCORES), len(report.rows))
         | ({"isr": overall.rate} if overall.rate is not None else {})
+        | ({"judge_kappa": kappa} if kappa is not None else {})
+        | ({"judge_cost": sum(cost)} if cost else {})
         | {
             "checkpoint_id": checkpoint_id,
             "judge": report.judge,
-            "judge_validated": "no: its agreement with known truth is not measured yet",
+            "judge_agreement": report.validation.text,
+            "evidence": evidence,
             "rates": dg.MetadataValue.md("\n".join(table)),
         },
         data_version=dg.DataVersion(

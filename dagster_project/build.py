@@ -12,6 +12,7 @@ from assets.annotations import annotation_assets
 from assets.annotator_report import annotator_report
 from assets.evaluation import evaluation_assets
 from assets.ingest import ingest
+from assets.judge_report import judge_report
 from assets.studio import studio
 from assets.training import training_assets
 from assets.tryon import tryon_assets
@@ -19,6 +20,7 @@ from dagster_project.jobs import all_jobs
 from dagster_project.resources import LakeResource, settings_resource
 from dagster_project.sensors import landing_zone
 from pipelines.checkpoints.settings import TrainingSettings
+from pipelines.evaluation.judges.settings import JudgeReportSettings
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
@@ -37,6 +39,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "tryon": TryOnSettings,
     "evaluation": EvaluationSettings,
     "isr": IsrSettings,
+    "judge_report": JudgeReportSettings,
 }
 """Resource key -> settings model. A backend is chosen in the settings of its family."""
 
@@ -62,6 +65,7 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
             ingest,
             *annotation_assets,
             annotator_report,
+            judge_report,
             *training_assets,
             *tryon_assets,
             *evaluation_assets,

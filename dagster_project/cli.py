@@ -158,6 +158,12 @@ def studio(
         bool, typer.Option(help="Write interactions into the manifest, or let annotators find them")
     ] = True,
     counterfactual: Annotated[bool, typer.Option(help="Also render every clip in another garment")] = True,
+    undone: Annotated[
+        bool, typer.Option(help="Also render each interaction as it must not become, to measure judges on")
+    ] = False,
+    pantomime_share: Annotated[
+        float, typer.Option(help="Share of the clips without an interaction in which one is mimed")
+    ] = 0.26,
     fabrics: Annotated[Path | None, typer.Option(help="Folder of photos to take fabrics from")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default")] = None,
 ) -> None:
@@ -177,7 +183,8 @@ def studio(
     values = {
         "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
         "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
-        "counterfactual": counterfactual, "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
+        "counterfactual": counterfactual, "undone": undone, "pantomime_share": pantomime_share,
+        "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
     } | ({"actions": action} if action else {})  # fmt: skip
     try:
         settings = StudioSettings.model_validate(values)
@@ -267,7 +274,12 @@ def evaluate(
     if context.invoked_subcommand is not None:
         return
     if pred is None and gt is None:
-        _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
+        from dagster_project.reports import metadata_of
+
+        result = _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
+        rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
+        shown = "nothing judged" if rate is None else f"{rate:.2f}"
+        console.print(f"ISR {shown}, judge {metadata_of(result, 'isr_scores', 'judge')}: {agreement}", highlight=False)
         return
     if pred is None or gt is None:
         raise fail("name both folders: --pred and --gt")
@@ -297,6 +309,31 @@ def annotators(
         typer.echo(report_json(DeltaStore(), batch))
     else:
         print_report(DeltaStore(), batch, console)
+    if pictures is not None:
+        out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
+
+
+@evaluate_app.command()
+def judge(
+    batch: Annotated[str, typer.Option(help="A batch rendered with --undone and annotated up to agnostic_masks")],
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures and verdicts, machine-readable")] = False,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write the plots to")] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure the judge of interactions, as `isr` in --config names it, against known truth, through Dagster."""
+    from dagster_project.annotators import save_pictures
+    from dagster_project.judges import judge_report_json, print_judge_report
+    from dagster_project.reports import metadata_of
+    from pipelines.store import DeltaStore
+
+    out = errors if as_json else console
+    result = _materialize("judge", batch, ["judge_report"], _read_config(config), verbose, out)
+    judge_digest = metadata_of(result, "judge_report", "judge_digest")
+    if as_json:
+        typer.echo(judge_report_json(DeltaStore(), batch, judge_digest))
+    else:
+        print_judge_report(DeltaStore(), batch, judge_digest, console)
     if pictures is not None:
         out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
 

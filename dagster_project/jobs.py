@@ -27,7 +27,7 @@ everything = dg.define_asset_job(
 
 studio = dg.define_asset_job(
     "studio",
-    selection=dg.AssetSelection.groups("studio") - dg.AssetSelection.assets("annotator_report"),
+    selection=dg.AssetSelection.groups("studio") - dg.AssetSelection.assets("annotator_report", "judge_report"),
     description="Renders a batch of interactive try-on videos and takes their truth into the lake",
 )
 
@@ -37,4 +37,10 @@ studio_report = dg.define_asset_job(
     description="Measures the annotators of a rendered, annotated batch against its truth",
 )
 
-all_jobs = [annotate, model, everything, studio, studio_report]
+judge = dg.define_asset_job(
+    "judge",
+    selection=dg.AssetSelection.assets("judge_report"),
+    description="Measures the judge of interactions on a rendered, annotated batch against its truth",
+)
+
+all_jobs = [annotate, model, everything, studio, studio_report, judge]

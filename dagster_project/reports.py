@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.evaluation.judges.validation import newest_validation
 from pipelines.registry import STAGES
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
@@ -52,10 +53,14 @@ def lake_status(store: DeltaStore) -> dict[str, Any]:
             stage = batches[row["batch"]]["stages"].setdefault(row["stage"], {"ok": 0, "error": 0, "rows": 0})
             stage[row["status"]] += 1
             stage["rows"] += row["rows"]
-    isr = store.read(ISR_SCORES, ["checkpoint_id", "success"])
+    isr = store.read(ISR_SCORES, ["checkpoint_id", "success", "judge", "judge_digest"])
     checkpoints = []
     for row in store.read(CHECKPOINTS, ["checkpoint_id", "preset", "steps", "final_loss", "created_at"]).to_pylist():
-        mine = isr.filter(pc.equal(isr["checkpoint_id"], row["checkpoint_id"]))["success"].drop_null().to_pylist()
+        verdicts = isr.filter(pc.equal(isr["checkpoint_id"], row["checkpoint_id"]))
+        mine = verdicts["success"].drop_null().to_pylist()
+        # The rows of a checkpoint are replaced together, so one judge gave them all.
+        judge, judge_digest = (verdicts[c][0].as_py() if len(verdicts) else None for c in ("judge", "judge_digest"))
+        validation = newest_validation(store, judge_digest)
         tryons = store.read(TRYON_VIDEOS, ["status"], {"checkpoint_id": row["checkpoint_id"]}).num_rows
         checkpoints.append(
             {
@@ -64,6 +69,9 @@ def lake_status(store: DeltaStore) -> dict[str, Any]:
                 "tryon_videos": tryons,
                 "isr": sum(mine) / len(mine) if mine else None,
                 "isr_judged": len(mine),
+                "judge": judge,
+                "judge_kappa": validation.kappa,
+                "judge_agreement": validation.text if judge else None,
             }
         )
     return {
@@ -88,12 +96,23 @@ def print_status(report: dict[str, Any], console: Console) -> None:
         table.add_row(escape(batch), videos, str(entry["frames"]), *cells)
     console.print(table)
     if report["checkpoints"]:
-        table = Table("checkpoint", "preset", "steps", "loss", "try-on videos", "ISR", title="Checkpoints")
+        heads = ("checkpoint", "preset", "steps", "loss", "try-on videos", "ISR", "judge's kappa")
+        table = Table(*heads, title="Checkpoints")
         for c in report["checkpoints"]:
             isr = f"{c['isr']:.2f} of {c['isr_judged']}" if c["isr"] is not None else "-"
             row = (c["checkpoint_id"][:12], c["preset"], str(c["steps"]), f"{c['final_loss']:.4f}")
-            table.add_row(*row, str(c["tryon_videos"]), isr)
+            kappa = (
+                "-"
+                if c["isr"] is None
+                else "never validated"
+                if c["judge_kappa"] is None
+                else f"{c['judge_kappa']:.2f}"
+            )
+            table.add_row(*row, str(c["tryon_videos"]), isr, kappa)
         console.print(table)
+        for judge, agreement in dict.fromkeys((c["judge"], c["judge_agreement"]) for c in report["checkpoints"]):
+            if judge:
+                console.print(f"judge {escape(judge)}: {agreement}", highlight=False)
 
 
 def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
@@ -120,6 +139,15 @@ def print_metrics(report: EvaluationReport, console: Console) -> None:
     for m in report.whole:
         text = f"{m.value:.4f} over {m.num_samples} videos" if m.value is not None else f"not computed: {m.reason}"
         console.print(f"{m.metric}: {text}", highlight=False)
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str, key: str) -> Any:
+    """A metadata value of what a run made of an asset; None where there is none."""
+    for event in result.get_asset_materialization_events():
+        made = event.step_materialization_data.materialization
+        if made.asset_key.to_user_string() == asset and key in made.metadata:
+            return made.metadata[key].value
+    return None
 
 
 def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:

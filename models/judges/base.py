@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+
+class JudgeError(Exception):
+    """A judge lacks something; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class HandContact:
+    """What the contact network says of one hand in every frame of the result.
+
+    Attributes:
+        touching: Shape (F,), probability that it touches the garment; 0 where the hand is not known.
+        doing: Shape (F, classes), probability of each of `models.contact.network.CLASSES` if it does.
+    """
+
+    touching: np.ndarray
+    doing: np.ndarray
+
+
+@dataclass(frozen=True)
+class ContactEvidence:
+    """The contact network's reading of both videos, side -> hand, with the source's hands and pose for both.
+
+    Attributes:
+        source: Of the source video.
+        result: Of the try-on video.
+    """
+
+    source: Mapping[str, HandContact]
+    result: Mapping[str, HandContact]
 
 
 @dataclass(frozen=True)
@@ -24,6 +58,7 @@ class JudgeRequest:
         region: Shape (T, H, W), bool: where the garment may be (the agnostic mask).
         hands: For each picture, side -> keypoints (21, 2) in pixels of the pictures; only known hands.
         torso: Shape (T, 4, 2), shoulders and hips (left, right, left, right) in pixels, NaN where not known.
+        contact: For judges that ask for it, see `Judge.needs_contact`.
     """
 
     action: str
@@ -37,6 +72,7 @@ class JudgeRequest:
     region: np.ndarray
     hands: list[dict[str, np.ndarray]]
     torso: np.ndarray
+    contact: ContactEvidence | None = None
 
     def __post_init__(self) -> None:
         count = len(self.frames)
@@ -64,6 +100,7 @@ class Verdict:
         votes: Single votes.
         prompt_tokens: Tokens sent, where the judge is a language model.
         completion_tokens: Tokens received.
+        cost: What they cost, where prices are known.
     """
 
     success: bool | None
@@ -72,6 +109,7 @@ class Verdict:
     votes: list[bool] = field(default_factory=list)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cost: float | None = None
 
 
 class Judge(ABC):
@@ -79,8 +117,15 @@ class Judge(ABC):
 
     name: str
     """Judge with its version or model, for records."""
+    digest: str
+    """What its verdicts depend on besides the request: settings, version, weights; 16 hex digits. An agreement that was
+    measured holds for this digest only."""
     picture_height: int
     """Height to which pictures of a request are reduced, px."""
+    needs_contact: bool = False
+    """Whether requests must bring the contact network's reading."""
+    fitted_on: frozenset[str] = frozenset()
+    """Videos that the judge was fitted on: measured on these it looks better than it is."""
 
     @abstractmethod
     def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
@@ -97,3 +142,8 @@ def sample_frames(start: int, end: int, num_frames: int, context: int, most: int
     if last < first:
         raise ValueError(f"the span [{start}, {end}) lies outside of a video of {num_frames} frames")
     return np.unique(np.linspace(first, last, min(most, last - first + 1)).round().astype(int))
+
+
+def judge_digest(name: str, *parts: Any) -> str:
+    """16 hex digits over a judge's name and what else its verdicts depend on, as plain values."""
+    return hashlib.sha256(json.dumps([name, *parts], sort_keys=True).encode()).hexdigest()[:16]

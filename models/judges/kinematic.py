@@ -1,197 +1,96 @@
-"""The embedded judge: does the cloth next to the hand change when and where it changes in the source video?
+"""The embedded judge: is the captioned action done in the source at that time, and does the result's cloth follow?
 
-The hands of a result are the source's own, so hand motion proves nothing: in a pantomime they move over cloth that
-stays as it was. What is measured is the cloth. Pictures are laid over each other by shoulders and hips, hands are cut
-out, and the colour of the cloth next to the hand's path is compared with what it was before the hand came. From that
-the change of the cloth away from the hand is taken, which is lighting, breathing and flicker of the generator. The
-source shows the same interaction in another garment: the result should change at the same times and places.
+The hands of a result are the source's own, so hand motion proves nothing. Two small logistic models answer two questions.
+`asked`: does the source show this action in this span? It reads the contact network's opinion and whether the source's
+cloth changes. `follows`: does the result's cloth do what the source's does? It reads how much, when and where the cloth
+next to the hand changes in both videos. The score is the product of both chances.
 
-Limits: where the source's cloth does not change visibly either (a hand that rubs a plain shirt) there is no verdict;
-cloth without any texture or edge can slide unseen; and a change that the source's garment shows but that the
-new garment cannot have (a zip on a pullover) counts as a failure.
+Limits: both were fitted on rendered clips; where the source's cloth hardly changes (a hand that rubs a plain shirt)
+little can be told; and a change that the new garment cannot have (a zip on a pullover) counts as a failure.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
-from models.judges.base import Judge, JudgeRequest, Verdict, sample_frames
+from models.contact.network import weights_digest
+from models.judges.base import Judge, JudgeRequest, Verdict, judge_digest, sample_frames
+from models.judges.measures.features import measure
+from models.judges.measures.logistic import read_models
 from models.judges.settings import KinematicJudgeSettings
 
-VERSION = "1"
-_HAND_LENGTH = (0, 12)
-"""Wrist and tip of the middle finger."""
+VERSION = "2"
+WEIGHTS = Path(__file__).parent / "measures" / "kinematic.json"
+"""The fitted models, see `pipelines.evaluation.judges.fit`."""
 
 
-@dataclass(frozen=True)
-class ClothChange:
-    """Change of the cloth against its look before the interaction.
+def make(settings: KinematicJudgeSettings | dict[str, Any], cache_dir: Path | None) -> Judge:
+    """The judge with its fitted models.
 
-    Attributes:
-        profile: Shape (T,), mean change next to the hand's path minus that of the cloth elsewhere; NaN where too
-            little cloth is visible.
-        change_map: Shape (h, w), mean change from the span on, blurred, 0 off the hand's path.
+    Raises:
+        FileNotFoundError: The models are missing.
     """
-
-    profile: np.ndarray
-    change_map: np.ndarray
-
-    def amplitude(self, later: np.ndarray) -> float:
-        """Upper quartile of the profile over the pictures from the span's start on; NaN where nothing is known."""
-        values = self.profile[later]
-        values = values[np.isfinite(values)]
-        return float(np.quantile(values, 0.75)) if len(values) else float("nan")
+    return KinematicJudge(KinematicJudgeSettings.model_validate(settings))
 
 
 class KinematicJudge(Judge):
     """See the module.
 
     Args:
-        settings: Thresholds.
+        settings: What is measured, and the score that counts as done.
+        weights: File with the fitted models.
+
+    Raises:
+        FileNotFoundError: There is no such file.
     """
 
-    def __init__(self, settings: KinematicJudgeSettings | None = None):
+    needs_contact = True
+
+    def __init__(self, settings: KinematicJudgeSettings | None = None, weights: Path = WEIGHTS):
         self.settings = settings or KinematicJudgeSettings()
+        models, notes = read_models(weights)
+        self._asked, self._follows = models["asked"], models["follows"]
         self.name = f"kinematic {VERSION}"
+        fitted = hashlib.sha256(weights.read_bytes()).hexdigest()
+        self.digest = judge_digest(self.name, self.settings.model_dump(), fitted, weights_digest())
+        self.fitted_on = frozenset(notes["clips"])
         self.picture_height = self.settings.work_height
 
     def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
         """Evenly spread over span and context."""
-        context = round(self.settings.context_s * fps)
-        length = min(num_frames, end + context) - max(0, start - context)
-        wanted = max(8, round(length / fps * self.settings.samples_per_second))
-        return sample_frames(start, end, num_frames, context, min(self.settings.max_pictures, wanted))
+        return frames_to_measure(self.settings, start, end, num_frames, fps)
 
     def judge(self, request: JudgeRequest) -> Verdict:
         """The verdict, with the numbers it rests on in the rationale."""
-        s = self.settings
-        inside = request.inside
-        coverage = float(np.mean([bool(h) for h, i in zip(request.hands, inside) if i])) if inside.any() else 0.0
-        if coverage < s.min_hand_coverage:
-            return Verdict(None, None, f"the hand is known in {coverage:.0%} of the span's pictures only: no verdict")
-        before = request.frames < request.start
-        if not before.any():
-            # A span that starts with the video: what comes first is the best there is to compare with.
-            before[np.flatnonzero(inside)[0]] = True
-        later = (request.frames >= request.start) & ~before
-        if later.sum() < 2:
-            return Verdict(None, None, f"the span has {int(later.sum())} pictures to compare: no verdict")
-        cloth, near = _cloth_and_neighbourhood(request, s.near_hand)
-        result = cloth_change(_aligned(request, request.result), cloth, near, before, later, s.min_cloth_px)
-        amplitude = result.amplitude(later)
-        if np.isnan(amplitude):
-            return Verdict(
-                None, None, f"fewer than {s.min_cloth_px} px of cloth are visible next to the hand: no verdict"
-            )
-        source = cloth_change(_aligned(request, request.source), cloth, near, before, later, s.min_cloth_px)
-        reference = source.amplitude(later)
-        done = _half_at(amplitude, s.change)
-        words = f"cloth next to the hand changes by {amplitude:.3f} beyond the rest (source {reference:.3f})"
-        if not reference >= s.change:
-            # A hand that rubs plain cloth changes nothing one can see, so there is nothing the result could fail at.
-            return Verdict(None, None, f"{words}: the source shows too little to tell, no verdict")
-        agreement, in_time, in_place = _agreement(result, source)
-        score = float(np.sqrt(done * _half_at(agreement, s.agreement)))
-        words += f"; agrees with the source in time {in_time:.2f} and place {in_place:.2f}"
-        success = bool(score >= 0.5)
+        if not any(request.hands):
+            return Verdict(None, None, "the hand is known in none of the pictures: no verdict")
+        found = measure(request, self.settings)
+        if np.isnan(found["result_change"]):
+            return Verdict(None, None, "too little cloth is visible next to the hand: no verdict")
+        asked, follows = self._asked.probability(found), self._follows.probability(found)
+        score = asked * follows
+        success = bool(score >= self.settings.min_score)
+        words = (
+            f"the source shows {request.action} in this span: {asked:.2f}; the result's cloth follows: {follows:.2f} "
+            f"(change next to the hand, {_change(found['result_change'])} against {_change(found['source_change'])} in "
+            f"the source; alike in time {found['in_time']:.2f} and place {found['in_place']:.2f})"
+        )
         return Verdict(success, score, words, [success])
 
 
-def cloth_change(
-    pictures: np.ndarray, cloth: np.ndarray, near: np.ndarray, before: np.ndarray, later: np.ndarray, min_px: int
-) -> ClothChange:
-    """Measures how the cloth changes next to the hand's path.
-
-    Args:
-        pictures: Shape (T, h, w, 3), uint8 RGB, laid over each other.
-        cloth: Shape (T, h, w), bool, visible cloth.
-        near: Shape (h, w), bool, next to the hand's path.
-        before: Shape (T,), bool, pictures that show the cloth before the interaction.
-        later: Shape (T,), bool, pictures from the span's start on.
-        min_px: Fewest cloth pixels of a picture next to the path.
-    """
-    lab = np.stack([cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for p in pictures]) / 100
-    lab = np.stack([cv2.GaussianBlur(p, (0, 0), 1.5) for p in lab])
-    known = cloth[before]
-    weight = known.sum(0)
-    base = np.where(known[..., None], lab[before], 0).sum(0) / np.maximum(weight, 1)[..., None]
-    profile = np.full(len(pictures), np.nan)
-    total, seen = np.zeros(near.shape), np.zeros(near.shape)
-    for t, picture in enumerate(lab):
-        visible = cloth[t] & (weight > 0)
-        delta = np.abs(picture - base).mean(-1)
-        close, away = visible & near, visible & ~near
-        if close.sum() < min_px:
-            continue
-        elsewhere = float(delta[away].mean()) if away.sum() >= min_px else 0.0
-        profile[t] = float(delta[close].mean()) - elsewhere
-        if later[t]:
-            total += np.where(close, np.maximum(delta - elsewhere, 0), 0)
-            seen += close
-    change_map = total / np.maximum(seen, 1)
-    return ClothChange(profile, cv2.GaussianBlur(change_map, (0, 0), max(1.0, near.shape[0] / 48)))
+def frames_to_measure(
+    settings: KinematicJudgeSettings, start: int, end: int, num_frames: int, fps: float
+) -> np.ndarray:
+    """Numbers of the frames to compare, evenly spread over span and context; see `Judge.frames`."""
+    context = round(settings.context_s * fps)
+    length = min(num_frames, end + context) - max(0, start - context)
+    wanted = max(8, round(length / fps * settings.samples_per_second))
+    return sample_frames(start, end, num_frames, context, min(settings.max_pictures, wanted))
 
 
-def _agreement(result: ClothChange, source: ClothChange) -> tuple[float, float, float]:
-    """Geometric mean, correlation in time (not below 0), cosine in place."""
-    both = np.isfinite(result.profile) & np.isfinite(source.profile)
-    a, b = result.profile[both], source.profile[both]
-    flat = len(a) < 3 or a.std() < 1e-6 or b.std() < 1e-6
-    in_time = 0.0 if flat else max(0.0, float(np.corrcoef(a, b)[0, 1]))
-    x, y = result.change_map.ravel(), source.change_map.ravel()
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    in_place = float(x @ y) / size if size > 0 else 0.0
-    return float(np.sqrt(in_time * in_place)), in_time, in_place
-
-
-def _half_at(value: float, threshold: float) -> float:
-    """Rises from 0 to 1 and is one half at the threshold."""
-    x = (max(0.0, value) / threshold) ** 2
-    return x / (1 + x)
-
-
-def _transforms(request: JudgeRequest) -> list[np.ndarray]:
-    """For each picture the similarity that lays its torso over that of the first picture with one."""
-    known = np.isfinite(request.torso).all((1, 2))
-    identity = np.array([[1.0, 0, 0], [0, 1, 0]])
-    if not known.any():
-        return [identity] * len(known)
-    reference = request.torso[np.flatnonzero(known)[0]].astype(np.float32)
-    out = []
-    last = identity
-    for points, ok in zip(request.torso, known):
-        if ok:
-            found, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), reference, method=cv2.LMEDS)
-            last = found if found is not None else last
-        out.append(last)
-    return out
-
-
-def _aligned(request: JudgeRequest, pictures: np.ndarray) -> np.ndarray:
-    height, width = pictures.shape[1:3]
-    return np.stack([cv2.warpAffine(p, m, (width, height)) for p, m in zip(pictures, _transforms(request))])
-
-
-def _cloth_and_neighbourhood(request: JudgeRequest, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Visible cloth of every picture, and what lies next to the hands' path in the span."""
-    height, width = request.region.shape[1:]
-    inside = request.inside
-    lengths = [np.linalg.norm(np.subtract(*k[list(_HAND_LENGTH)])) for h in request.hands for k in h.values()]
-    length = float(np.median(lengths))
-    grow = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(0.12 * length)) + 1,) * 2)
-    cloth = np.zeros(request.region.shape, bool)
-    path = np.zeros((height, width), np.uint8)
-    for t, matrix in enumerate(_transforms(request)):
-        region = cv2.warpAffine(request.region[t].astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
-        hand = np.zeros((height, width), np.uint8)
-        for keypoints in request.hands[t].values():
-            moved = keypoints @ matrix[:, :2].T + matrix[:, 2]
-            cv2.fillConvexPoly(hand, cv2.convexHull(moved.astype(np.int32)), 1)
-        if inside[t]:
-            path |= hand
-        cloth[t] = (region > 0) & (cv2.dilate(hand, grow) == 0)
-    away = cv2.distanceTransform(1 - path, cv2.DIST_L2, 3)
-    return cloth, away <= reach * length
+def _change(log: float) -> str:
+    return f"{float(np.exp(log)):.3f}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
+
+from models.vlm.settings import ChatSettings
 
 
 class KinematicJudgeSettings(BaseModel):
-    """The embedded judge: did the cloth next to the hand change while the hand was there?"""
+    """The embedded judge: what is done in the source, and does the result's cloth follow."""
 
     work_height: int = Field(288, ge=64, description="Pictures are reduced to this height before measuring, px")
     samples_per_second: float = Field(10, gt=0, description="Pictures compared a second")
@@ -16,24 +20,49 @@ class KinematicJudgeSettings(BaseModel):
         0.6, gt=0, description="Cloth within this many hand lengths of the hand's path belongs to the interaction"
     )
     min_cloth_px: int = Field(60, ge=1, description="Fewer visible cloth pixels next to the hand than this: no verdict")
-    min_hand_coverage: float = Field(
-        0.3, ge=0, le=1, description="Pictures of the span in which the hand must be known, as a share"
-    )
-    change: float = Field(
-        0.03,
+    min_score: float = Field(
+        0.5,
         gt=0,
-        description="Change of cloth colour next to the hand, beyond that of the cloth elsewhere, at which the score "
-        "of having been done is one half; 1 is from black to white",
-    )
-    agreement: float = Field(
-        0.35, gt=0, le=1, description="Agreement with the source's cloth, in time and place, at which its score is half"
+        lt=1,
+        description="Score from which an interaction counts as done: the product of the chances that the source shows it "
+        "and that the result follows",
     )
 
 
 class VlmJudgeSettings(BaseModel):
-    """The vision-language judge."""
+    """The vision-language judge behind an OpenAI-compatible endpoint."""
 
+    endpoint: ChatSettings = Field(default_factory=ChatSettings, description="Where the model answers")
+    prompt_price: float | None = Field(
+        None,
+        ge=0,
+        description="Price of a million tokens sent, in any currency; costs are counted where both are known",
+    )
+    completion_price: float | None = Field(None, ge=0, description="Price of a million tokens received")
     pictures: int = Field(8, ge=2, description="Pictures of the span that are shown")
     picture_height: int = Field(512, ge=64, description="Pictures are reduced to this height, px")
     context_s: float = Field(0.3, ge=0, description="Time before and after the span that is shown too, seconds")
     votes: int = Field(3, ge=1, description="Independent answers; the majority decides, a tie is no verdict")
+
+
+class LocalVlmJudgeSettings(BaseModel):
+    """The vision-language judge in this process: a transformers model in a local folder."""
+
+    model: str | None = Field(
+        None,
+        description="Folder of an image-text-to-text model as transformers saves it, with its processor, such as a "
+        "download of Qwen/Qwen2.5-VL-7B-Instruct; nothing is downloaded",
+    )
+    device: str = Field("auto", description="Torch device; auto takes a GPU where there is one")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of the weights; auto is float32 on CPUs and what the model was saved in on GPUs"
+    )
+    pictures: int = Field(8, ge=2, description="Pictures of the span that are shown")
+    picture_height: int = Field(384, ge=64, description="Pictures are reduced to this height, px")
+    context_s: float = Field(0.3, ge=0, description="Time before and after the span that is shown too, seconds")
+    votes: int = Field(1, ge=1, description="Independent answers; the majority decides, a tie is no verdict")
+    answer_attempts: int = Field(
+        2, ge=1, description="How often a vote is asked for when answers do not fit the schema"
+    )
+    temperature: float = Field(0.2, ge=0, le=2, description="Sampling temperature; 0 gives every vote the same answer")
+    max_tokens: int = Field(256, ge=16, description="Longest answer, tokens")

@@ -1,99 +1,58 @@
-"""The vision-language judge: shows pictures of the span to a model and asks whether the garment did as captioned."""
+"""The vision-language judge: shows pictures of the span to a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
-from pydantic import BaseModel, Field
 
-from models.judges.base import Judge, JudgeRequest, Verdict, sample_frames
+from models.judges.base import Judge, judge_digest
 from models.judges.settings import VlmJudgeSettings
-from models.vlm.client import AnswerError, ChatClient, EndpointError, Usage
+from models.judges.voting import PROMPT_VERSION, VerdictAnswer, VotingJudge
+from models.vlm.client import ChatClient, Message, Usage
 
-PROMPT_VERSION = "1"
-
-QUESTIONS: dict[str, str] = {
-    "adjust_collar": "Does the collar or neckline move, fold or change shape where the hand holds it?",
-    "adjust_hem": "Is the hem of the garment lifted, pulled or straightened by the hand?",
-    "operate_zipper": "Does the zip visibly open or close, following the hand that moves along it?",
-    "stretch_fabric": "Is the fabric visibly pulled away or stretched where the hand holds it?",
-    "roll_sleeve": "Is the sleeve visibly rolled, pushed or pulled along the arm by the hand?",
-    "other": "Does the garment visibly react to the hand as described?",
-}
-"""What must be seen, by interaction category."""
-
-_SYSTEM = (
-    "You judge videos in which a person's garment was replaced by a generative model. You see frames of one short part "
-    "in order of time. Decide whether the person really does to the garment what the description says. The hands come "
-    "from the original video, so moving hands prove nothing: hands that move over or in front of cloth that stays "
-    "unchanged are a failure. So is cloth that changes at another time or place than the hand touches it, or that "
-    "melts into the hand. Rely on what the frames show, not on what is plausible."
-)
+_ELSEWHERE = {"base_url", "api_key_env", "timeout_s", "max_retries"}
+"""Settings of the endpoint that do not change what is answered."""
 
 
-class VerdictAnswer(BaseModel):
-    """What the model has to answer; the reason comes first, so that the verdict follows from it."""
+def make(settings: VlmJudgeSettings | dict[str, Any], cache_dir: Path | None) -> Judge:
+    """The judge, its endpoint configured.
 
-    rationale: str = Field(min_length=1, description="What the frames show of hand and cloth, one or two sentences")
-    success: bool = Field(description="Whether the garment does what the description says")
-    confidence: float = Field(ge=0, le=1, description="Confidence in this verdict")
+    Raises:
+        models.vlm.client.EndpointError: If the endpoint's URL, model or key is missing.
+    """
+    settings = VlmJudgeSettings.model_validate(settings)
+    return VlmJudge(ChatClient(settings.endpoint, cache_dir), settings)
 
 
-class VlmJudge(Judge):
+class VlmJudge(VotingJudge):
     """See the module.
 
     Args:
-        client: Endpoint.
-        settings: Pictures and votes.
+        client: Endpoint; it retries what failed, checks answers against the schema and keeps good ones.
+        settings: Pictures, votes and prices.
     """
 
     def __init__(self, client: ChatClient, settings: VlmJudgeSettings | None = None):
-        self.settings = settings or VlmJudgeSettings()
+        settings = settings or VlmJudgeSettings()
+        super().__init__(settings)
+        self.settings = settings
         self._client = client
         self.name = f"vlm {client.name} prompt {PROMPT_VERSION}"
-        self.picture_height = self.settings.picture_height
+        asked = settings.model_dump(exclude={"endpoint", "prompt_price", "completion_price"})
+        self.digest = judge_digest(self.name, asked, client.settings.model_dump(exclude=_ELSEWHERE))
 
-    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
-        """Evenly spread over span and context."""
-        return sample_frames(start, end, num_frames, round(self.settings.context_s * fps), self.settings.pictures)
+    def ask(
+        self, messages: Sequence[Message], pictures: Sequence[np.ndarray], labels: Sequence[str], vote: int
+    ) -> tuple[VerdictAnswer, Usage]:
+        """See `VotingJudge.ask`."""
+        return self._client.complete_json(messages, VerdictAnswer, pictures, labels, seed=vote)
 
-    def judge(self, request: JudgeRequest) -> Verdict:
-        """Majority of the votes; no verdict where half of the votes or more fail, or on a tie."""
-        asked = QUESTIONS.get(request.action, QUESTIONS["other"])
-        text = (
-            f"Description: {request.caption}\nIt should happen from t = {request.start / request.fps:.2f} s to "
-            f"t = {request.end / request.fps:.2f} s.\nQuestion: {asked}"
-        )
-        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}]
-        labels = [f"t = {frame / request.fps:.2f} s" for frame in request.frames]
-        answers: list[VerdictAnswer] = []
-        failures: list[str] = []
-        usage = Usage()
-        for vote in range(self.settings.votes):
-            try:
-                answer, cost = self._client.complete_json(
-                    messages, VerdictAnswer, list(request.result), labels, seed=vote
-                )
-            except AnswerError as error:
-                failures.append(str(error))
-                usage += error.usage
-            except EndpointError as error:
-                # The client has retried; a dead endpoint would cost the same wait for every further vote.
-                failures.append(str(error))
-                break
-            else:
-                answers.append(answer)
-                usage += cost
-        votes = [a.success for a in answers]
-        tokens = (usage.prompt_tokens, usage.completion_tokens)
-        if 2 * len(answers) <= self.settings.votes:
-            reason = failures[-1] if failures else "no answers"
-            return Verdict(
-                None, None, f"no verdict, {len(answers)} of {self.settings.votes} votes: {reason}", votes, *tokens
-            )
-        yes = sum(votes)
-        if 2 * yes == len(votes):
-            return Verdict(None, None, f"no verdict, {yes} of {len(votes)} votes for success", votes, *tokens)
-        success = 2 * yes > len(votes)
-        score = float(np.mean([a.confidence if a.success else 1 - a.confidence for a in answers]))
-        said = next(a.rationale for a in answers if a.success == success)
-        return Verdict(success, score, f"{yes} of {len(votes)} votes for success: {said}", votes, *tokens)
+    def price(self, usage: Usage) -> float | None:
+        """By the prices in the settings; None without."""
+        s = self.settings
+        if s.prompt_price is None or s.completion_price is None:
+            return None
+        return (usage.prompt_tokens * s.prompt_price + usage.completion_tokens * s.completion_price) / 1e6

@@ -20,10 +20,8 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from models.itryon.conditioning import decode, encode, from_model_range, to_model_range
 from models.itryon.embedded import EMBEDDED, checkpoint_source
-from pipelines.clips.letterbox import Letterbox
-from pipelines.clips.windows import nearest_size
+from pipelines.evaluation.degrade import through_autoencoder
 from pipelines.ingest.manifest import MANIFEST
 from pipelines.previews.canvas import encode as encode_jpeg
 from pipelines.previews.canvas import fitted, heading, paragraph, stack, strip
@@ -79,18 +77,6 @@ def compare(result: np.ndarray, source: np.ndarray, truth: np.ndarray, best: np.
     return (*errors, float(changed.mean()))
 
 
-def through_autoencoder(loaded: LoadedPipeline, video: np.ndarray, settings: TryOnSettings) -> np.ndarray:
-    """Frames (F, H, W, 3) at the model's size through the autoencoder and back to their own."""
-    rows, columns = video.shape[1:3]
-    height, width = nearest_size(rows, columns, settings.sizes)
-    box = Letterbox.fit(rows, columns, height, width)
-    small = np.stack([box.frame(f) for f in video])
-    missing = (1 - len(small)) % 4
-    padded = np.concatenate([small, np.repeat(small[-1:], missing, 0)])
-    again = from_model_range(decode(loaded.pipe.vae, encode(loaded.pipe.vae, to_model_range(padded)))[0])
-    return np.stack([box.restore(f) for f in again[: len(small)]])
-
-
 def evaluate_clips(
     folder: Path, loaded: LoadedPipeline, settings: TryOnSettings, work: Path, most: int | None = None
 ) -> tuple[list[Comparison], list[np.ndarray]]:
@@ -119,7 +105,7 @@ def evaluate_clips(
             prompt=entry["global_caption"],
         )
         result, source, truth = (_frames(p) for p in (written.video, folder / entry["video"], other))
-        best = through_autoencoder(loaded, truth, settings)
+        best = through_autoencoder(loaded.pipe.vae, truth, settings.sizes)
         action = entry["actions"][0]["action"] if entry["actions"] else ""
         found = Comparison(name, action, *compare(result, source, truth, best))
         comparisons.append(found)

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.stats import binomtest
 
 from models.judges.base import Judge, JudgeRequest, Verdict
-from pipelines.arrays import decode_mask
+from pipelines.captions.contact import ContactReader
 from pipelines.captions.rows import interactions
 from pipelines.captions.stage import vlm_cache
-from pipelines.evaluation.metrics import newest_id, source_uris, tryon_rows
+from pipelines.evaluation.evidence import AnnotatedSource
+from pipelines.evaluation.judges.validation import Validation, newest_validation
+from pipelines.evaluation.metrics import newest_id, tryon_rows
 from pipelines.evaluation.settings import CODE_VERSION, IsrSettings
+from pipelines.previews.evidence import evidence_sheet
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, HANDS, ISR_SCORES, POSE, VIDEOS
-from pipelines.video import VideoReader
+from pipelines.store.schemas import CAPTIONS, ISR_SCORES, VIDEOS
 
 OVERALL = "overall"
-_TORSO = (11, 12, 23, 24)
-"""Left and right shoulder, left and right hip among MediaPipe's landmarks."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class IsrReport:
     Attributes:
         checkpoint_id: Checkpoint.
         judge: Judge with version or model.
+        validation: What is known of its agreement with known truth.
         rates: Overall first, then by action.
         rows: Verdicts, as in the table.
         table_version: Version of `isr_scores` behind the run.
@@ -66,29 +65,32 @@ class IsrReport:
 
     checkpoint_id: str
     judge: str
+    validation: Validation
     rates: list[Rate] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     table_version: int | None = None
 
 
-def make_judge(settings: IsrSettings, cache_dir: Path | None = None) -> Judge:
-    """The judge that the settings name.
+def make_judge(settings: IsrSettings, store: DeltaStore, cache_dir: Path | None = None) -> Judge:
+    """The judge that the settings name: `make` of the module of that name in `models.judges`.
 
     Args:
-        settings: Which judge.
-        cache_dir: Folder for a language model's answers.
+        settings: Which judge, and its settings.
+        store: The lake, for where answers of language models are kept.
+        cache_dir: Folder for these answers; by default the one that captions use too.
 
     Raises:
-        models.vlm.client.EndpointError: If the vision-language judge has no endpoint or key.
+        models.judges.base.JudgeError: The judge lacks something; the message says what to do.
+        pydantic.ValidationError: Its settings are wrong.
     """
-    if settings.judge == "vlm":
-        from models.judges.vlm import VlmJudge
-        from models.vlm.client import ChatClient
+    module = import_module(f"models.judges.{settings.judge}")
+    values = getattr(settings, settings.judge, None)
+    return module.make(settings.options if values is None else values, cache_dir or vlm_cache(str(store.root)))
 
-        return VlmJudge(ChatClient(settings.endpoint, cache_dir), settings.vlm)
-    from models.judges.kinematic import KinematicJudge
 
-    return KinematicJudge(settings.kinematic)
+def contact_reader(judge: Judge) -> ContactReader | None:
+    """The contact network, for judges that need its reading."""
+    return ContactReader() if judge.needs_contact else None
 
 
 def rates(verdicts: Iterable[tuple[str, bool | None]], confidence: float = 0.95) -> list[Rate]:
@@ -148,15 +150,16 @@ def judge_checkpoint(
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
     checkpoint_id = checkpoint_id or newest_id(store)
     tryons = tryon_rows(store, checkpoint_id)
-    if judge is None:
-        judge = make_judge(settings, cache_dir or vlm_cache(str(store.root)))
-    report = IsrReport(checkpoint_id, judge.name)
-    sources = source_uris(store)
-    batches = {v["video_id"]: v["batch"] for v in store.read(VIDEOS, ["batch", "video_id"]).to_pylist()}
+    judge = judge or make_judge(settings, store, cache_dir)
+    report = IsrReport(checkpoint_id, judge.name, newest_validation(store, judge.digest))
+    reader = contact_reader(judge)
+    videos = {v["video_id"]: v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and v["uri"]}
     for tryon in tryons:
-        of_video = {"batch": batches.get(tryon["video_id"], ""), "video_id": tryon["video_id"]}
+        video = videos.get(tryon["video_id"])
+        of_video = {"batch": video["batch"] if video else "", "video_id": tryon["video_id"]}
+        source = AnnotatedSource(store, video, reader) if video else None
         for caption in _interactions(store, of_video, tryon):
-            verdict = _verdict(store, judge, tryon, caption, of_video, sources)
+            request, verdict = _verdict(store, judge, tryon, caption, source)
             row = {
                 "checkpoint_id": checkpoint_id,
                 "tryon_id": tryon["tryon_id"],
@@ -166,9 +169,14 @@ def judge_checkpoint(
                 "score": verdict.score,
                 "rationale": verdict.rationale,
                 "judge": judge.name,
+                "judge_digest": judge.digest,
+                "judge_kappa": report.validation.kappa,
+                "frames": [] if request is None else [int(f) for f in request.frames],
+                "evidence_uri": _evidence(store, request, verdict),
                 "votes": verdict.votes,
                 "prompt_tokens": verdict.prompt_tokens,
                 "completion_tokens": verdict.completion_tokens,
+                "cost": verdict.cost,
                 "created_at": datetime.now(UTC),
                 "run_id": commit.run_id,
             }
@@ -181,6 +189,10 @@ def judge_checkpoint(
     return report
 
 
+def _evidence(store: DeltaStore, request: JudgeRequest | None, verdict: Verdict) -> str | None:
+    return None if request is None else store.blobs.put_bytes(evidence_sheet(request, verdict), ".jpg")
+
+
 def _interactions(store: DeltaStore, of_video: dict[str, str], tryon: dict[str, Any]) -> list[dict[str, Any]]:
     """Captioned interactions of which the middle lies in the part of the source that was dressed."""
     first, end = tryon["start_frame"], tryon["start_frame"] + tryon["num_frames"]
@@ -191,106 +203,24 @@ def _interactions(store: DeltaStore, of_video: dict[str, str], tryon: dict[str, 
 
 
 def _verdict(
-    store: DeltaStore,
-    judge: Judge,
-    tryon: dict[str, Any],
-    caption: dict[str, Any],
-    of_video: dict[str, str],
-    sources: dict[str, str],
-) -> Verdict:
+    store: DeltaStore, judge: Judge, tryon: dict[str, Any], caption: dict[str, Any], source: AnnotatedSource | None
+) -> tuple[JudgeRequest | None, Verdict]:
     if tryon["status"] != "ok" or not tryon["uri"]:
-        return Verdict(None, None, f"no verdict: there is no try-on video ({tryon['reason']})")
-    if tryon["video_id"] not in sources:
-        return Verdict(None, None, "no verdict: the source video is no longer in the lake")
+        return None, Verdict(None, None, f"no verdict: there is no try-on video ({tryon['reason']})")
+    if source is None:
+        return None, Verdict(None, None, "no verdict: the source video is no longer in the lake")
+    request = None
     try:
-        result = store.blobs.local_path(tryon["uri"])
-        source = store.blobs.local_path(sources[tryon["video_id"]])
-        return judge.judge(request_of(store, judge, result, source, tryon, caption, of_video))
+        request = source.request(
+            judge,
+            store.blobs.local_path(tryon["uri"]),
+            caption["action"],
+            caption["text"],
+            (caption["start_frame"], caption["end_frame"]),
+            offset=tryon["start_frame"],
+            count=tryon["num_frames"],
+        )
+        return request, judge.judge(request)
     except Exception as error:
         # One damaged video must not cost the verdicts on the others.
-        return Verdict(None, None, f"no verdict: {type(error).__name__}: {error}")
-
-
-def request_of(
-    store: DeltaStore,
-    judge: Judge,
-    result: Path,
-    source: Path,
-    tryon: dict[str, Any],
-    caption: dict[str, Any],
-    of_video: dict[str, str],
-) -> JudgeRequest:
-    """Gathers what a judge sees of one interaction: sampled pictures, region, hands and torso, all at one size."""
-    offset, count = tryon["start_frame"], tryon["num_frames"]
-    with VideoReader(source) as reader:
-        info = reader.info
-    start = max(0, caption["start_frame"] - offset)
-    end = min(count, caption["end_frame"] - offset)
-    frames = judge.frames(start, end, count, info.fps)
-    height = min(judge.picture_height, info.height)
-    width = max(1, round(info.width * height / info.height))
-    scale = height / info.height
-    wanted = [int(f) + offset for f in frames]
-    return JudgeRequest(
-        action=caption["action"],
-        caption=caption["text"],
-        fps=info.fps,
-        start=start,
-        end=end,
-        frames=frames,
-        result=_pictures(result, [int(f) for f in frames], width, height),
-        source=_pictures(source, wanted, width, height),
-        region=_regions(store, of_video, wanted, width, height),
-        hands=_hands(store, of_video, wanted, scale),
-        torso=_torsos(store, of_video, wanted, scale),
-    )
-
-
-def _pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:
-    out = []
-    wanted = set(frames)
-    with VideoReader(path) as reader:
-        for frame in reader.frames(start=frames[0], stop=frames[-1] + 1):
-            if frame.index in wanted:
-                out.append(cv2.resize(frame.rgb, (width, height), interpolation=cv2.INTER_AREA))
-    if len(out) != len(frames):
-        raise ValueError(f"{len(frames) - len(out)} of the frames to judge are missing in {path.name}")
-    return np.stack(out)
-
-
-def _rows(store: DeltaStore, table: Any, of_video: dict[str, str], frames: Sequence[int]) -> list[dict[str, Any]]:
-    wanted = set(frames)
-    return [
-        row
-        for batch in store.batches(table, where=of_video)
-        for row in batch.filter(pc.is_in(batch.column("frame"), pa.array(sorted(wanted), pa.int32()))).to_pylist()
-    ]
-
-
-def _regions(store: DeltaStore, of_video: dict[str, str], frames: Sequence[int], width: int, height: int) -> np.ndarray:
-    rows = {r["frame"]: r for r in _rows(store, AGNOSTIC_MASKS, of_video, frames)}
-    out = np.zeros((len(frames), height, width), bool)
-    for i, frame in enumerate(frames):
-        if row := rows.get(frame):
-            mask = decode_mask(row["mask"], row["height"], row["width"])
-            out[i] = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    return out
-
-
-def _hands(
-    store: DeltaStore, of_video: dict[str, str], frames: Sequence[int], scale: float
-) -> list[dict[str, np.ndarray]]:
-    found: dict[int, dict[str, np.ndarray]] = {}
-    for row in _rows(store, HANDS, of_video, frames):
-        points = np.array([[p["x_px"], p["y_px"]] for p in row["keypoints_2d"]], np.float32) * scale
-        found.setdefault(row["frame"], {})[row["handedness"]] = points
-    return [found.get(f, {}) for f in frames]
-
-
-def _torsos(store: DeltaStore, of_video: dict[str, str], frames: Sequence[int], scale: float) -> np.ndarray:
-    out = np.full((len(frames), 4, 2), np.nan, np.float32)
-    rows = {r["frame"]: r for r in _rows(store, POSE, of_video, frames) if r["detected"]}
-    for i, frame in enumerate(frames):
-        if (row := rows.get(frame)) and row["landmarks"]:
-            out[i] = [[row["landmarks"][j]["x_px"] * scale, row["landmarks"][j]["y_px"] * scale] for j in _TORSO]
-    return out
+        return request, Verdict(None, None, f"no verdict: {type(error).__name__}: {error}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
-from models.judges.settings import KinematicJudgeSettings, VlmJudgeSettings
-from models.vlm.settings import ChatSettings
+from models.judges import JUDGES
+from models.judges.settings import KinematicJudgeSettings, LocalVlmJudgeSettings, VlmJudgeSettings
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class EvaluationSettings(BaseModel):
@@ -25,10 +25,24 @@ class EvaluationSettings(BaseModel):
 class IsrSettings(BaseModel):
     """Interaction success rate."""
 
-    judge: Literal["kinematic", "vlm"] = Field(
-        "kinematic", description="kinematic (embedded, by optical flow) or vlm (a vision-language endpoint)"
+    judge: str = Field(
+        "kinematic",
+        description="kinematic (embedded), vlm (a vision-language endpoint), local_vlm (such a model in a local "
+        "folder), or the name of any other module in models/judges",
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the interval around the rate")
     kinematic: KinematicJudgeSettings = Field(default_factory=KinematicJudgeSettings, description="The embedded judge")
     vlm: VlmJudgeSettings = Field(default_factory=VlmJudgeSettings, description="The vision-language judge")
-    endpoint: ChatSettings = Field(default_factory=ChatSettings, description="Where the vision-language model answers")
+    local_vlm: LocalVlmJudgeSettings = Field(
+        default_factory=LocalVlmJudgeSettings, description="The vision-language judge in this process"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of a judge that has no field of its own here"
+    )
+
+    @field_validator("judge")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in JUDGES:
+            raise ValueError(f"there is no judge {value!r}; there are {', '.join(JUDGES)}")
+        return value

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Field, write_deltalake
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from pipelines.store.blobs import BlobStore
@@ -107,13 +108,16 @@ class DeltaStore:
         return f"{self.root}/tables/{spec.name}"
 
     def ensure_tables(self, specs: Iterable[TableSpec] = TABLES.values()) -> None:
-        """Create missing tables. Safe to call from many processes at once, and cheap when nothing is missing.
+        """Create missing tables and columns. Safe to call from many processes at once, and cheap when none is missing.
+
+        A column that a later release declared is added to the lake's table; older rows have null there.
 
         Tables are made here and never by a first write: of eight processes that wrote first, five failed.
         """
         for spec in specs:
             uri = self.uri(spec)
             if DeltaTable.is_deltatable(uri, self.storage_options or None):
+                self._add_columns(spec)
                 continue
             if "://" not in uri:
                 Path(uri).mkdir(parents=True, exist_ok=True)
@@ -127,6 +131,22 @@ class DeltaStore:
                 configuration=RETENTION,
                 storage_options=self.storage_options or None,
             )
+
+    def _add_columns(self, spec: TableSpec) -> None:
+        def missing() -> list[Field]:
+            known = {f.name for f in table.schema().fields}
+            return [f for f in DeltaSchema.from_arrow(spec.schema).fields if f.name not in known]
+
+        table = DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
+        if not missing():
+            return
+        try:
+            table.alter.add_columns(missing())
+        except (DeltaError, CommitFailedError):
+            # Another process may have been faster.
+            table = DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
+            if missing():
+                raise
 
     def open(self, spec: TableSpec, version: int | None = None) -> DeltaTable:
         """The Delta table, created on demand; at an older `version` for time travel.

@@ -445,10 +445,20 @@ ISR_SCORES = TableSpec(
             column("success", pa.bool_(), "Verdict; null where the judge could not answer"),
             column("score", pa.float32(), "Confidence that the interaction succeeded, 0 to 1"),
             column("rationale", pa.string(), "The judge's reason", nullable=False),
-            column("judge", pa.string(), "vlm or kinematic, with model or version", nullable=False),
+            column("judge", pa.string(), "vlm, local_vlm or kinematic, with model or version", nullable=False),
+            column("judge_digest", pa.string(), "Settings, version and weights of the judge; see `judge_reports`"),
+            column(
+                "judge_kappa",
+                pa.float64(),
+                "The judge's agreement with known truth (Cohen's kappa), newest of `judge_reports` when it judged; null "
+                "where this judge was never validated",
+            ),
+            column("frames", pa.list_(pa.int32()), "Frames of the result that the judge looked at"),
+            column("evidence_uri", pa.string(), "Blob, jpg: these frames, the source's above the result's"),
             column("votes", pa.list_(pa.bool_()), "Single votes", nullable=False),
             column("prompt_tokens", pa.int32(), "Tokens sent (vlm)"),
             column("completion_tokens", pa.int32(), "Tokens received (vlm)"),
+            column("cost", pa.float64(), "What the tokens cost, in the currency of the prices; null without prices"),
             *RUN,
         ]
     ),

@@ -26,6 +26,9 @@ PERFORMANCES = ("interaction", "pantomime", "hover", "rest", "walk", "idle")
 """What a clip shows: the garment is acted upon; the same hand motion while the cloth stays; a hand in front of the
 garment without touching; a hand resting on it; walking and turning; standing."""
 
+JUDGE_CASE_KINDS = ("done", "undone", "pantomime", "wrong_action", "wrong_time")
+"""What a judge is measured on, see `pipelines.evaluation.judges.cases`."""
+
 STUDIO_CLIPS = TableSpec(
     "studio_clips",
     "One rendered video",
@@ -50,6 +53,12 @@ STUDIO_CLIPS = TableSpec(
                 "counterfactual_uri",
                 pa.string(),
                 "Blob, mp4: the same clip in the other garment; null where it was not rendered",
+            ),
+            column(
+                "undone_uri",
+                pa.string(),
+                "Blob, mp4: the same in the other garment, which stays as if no hand had touched it; null where it was "
+                "not rendered or nothing is done to the garment",
             ),
             column(
                 "depth_uri",
@@ -192,4 +201,76 @@ ANNOTATOR_REPORTS = TableSpec(
     sort_by=("metric", "split", "annotator"),
 )
 
-STUDIO_TABLES = (STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS, ANNOTATOR_REPORTS)
+_JUDGE = [
+    BATCH,
+    column("judge_digest", pa.string(), "Settings, version and weights of the judge", nullable=False),
+    column("judge", pa.string(), "vlm, local_vlm or kinematic, with model or version", nullable=False),
+    column(
+        "pictures",
+        pa.string(),
+        "What results looked like: rendered, or nano (through the nano autoencoder and back)",
+        nullable=False,
+    ),
+]
+
+JUDGE_CASES = TableSpec(
+    "judge_cases",
+    "A judge's verdict on one interaction whose truth is known",
+    pa.schema(
+        [
+            *_JUDGE,
+            VIDEO_ID,
+            column("kind", pa.string(), f"One of {', '.join(JUDGE_CASE_KINDS)}", nullable=False),
+            column("action", pa.string(), "Interaction that the caption names", nullable=False),
+            column("done_action", pa.string(), "Interaction that the result shows at some time; null where none"),
+            column("start_frame", pa.int32(), "First frame of the span asked for", nullable=False),
+            column("end_frame", pa.int32(), "End of the span, exclusive", nullable=False),
+            column("text", pa.string(), "Caption", nullable=False),
+            column("expected", pa.bool_(), "Whether the interaction is done as captioned", nullable=False),
+            column("success", pa.bool_(), "The judge's verdict; null where it could not answer"),
+            column("score", pa.float32(), "Confidence that the interaction succeeded, 0 to 1"),
+            column("rationale", pa.string(), "The judge's reason", nullable=False),
+            column("votes", pa.list_(pa.bool_()), "Single votes", nullable=False),
+            column("frames", pa.list_(pa.int32()), "Frames of the result that the judge looked at", nullable=False),
+            column("prompt_tokens", pa.int32(), "Tokens sent (language models)"),
+            column("completion_tokens", pa.int32(), "Tokens received (language models)"),
+            *RUN,
+        ]
+    ),
+    partition_by=("batch", "judge_digest"),
+    sort_by=("pictures", "video_id", "kind"),
+)
+
+JUDGE_REPORTS = TableSpec(
+    "judge_reports",
+    "One figure of how well a judge agrees with known truth, over all cases of a rendered batch or over some",
+    pa.schema(
+        [
+            *_JUDGE,
+            column(
+                "metric",
+                pa.string(),
+                "kappa (Cohen's, over answered cases), kappa_all (no answer counts as a wrong one), accuracy, "
+                "sensitivity (of what is done), specificity (of what is not), answered",
+                nullable=False,
+            ),
+            column("split", pa.string(), "Cases it is over: all, case=... or action=... (as asked)", nullable=False),
+            column("value", pa.float64(), "Null where the cases cannot tell"),
+            column("low", pa.float64(), "Lower end of the 95 % interval, bootstrap over clips; null below two clips"),
+            column("high", pa.float64(), "Upper end of the interval"),
+            column("num_cases", pa.int32(), "Cases it comes from", nullable=False),
+            column("num_clips", pa.int32(), "Clips that brought cases", nullable=False),
+            column(
+                "held_back",
+                pa.bool_(),
+                "Whether the judge was fitted on none of these clips; false means that it looks better than it is",
+                nullable=False,
+            ),
+            *RUN,
+        ]
+    ),
+    partition_by=("batch", "judge_digest"),
+    sort_by=("pictures", "metric", "split"),
+)
+
+STUDIO_TABLES = (STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS, ANNOTATOR_REPORTS, JUDGE_CASES, JUDGE_REPORTS)

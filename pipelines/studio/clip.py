@@ -30,11 +30,15 @@ from pipelines.studio.truth import TruthWriter
 from pipelines.video import VideoWriter
 
 GARMENTS = "garments"
+_ADDED = ("undone", "pantomime_share")
+"""Settings that change nothing at their defaults and are younger than `CODE_VERSION`: older clips stay whole."""
 
 
 def settings_digest(settings: StudioSettings) -> str:
     """What a clip's pictures and truth depend on besides its number."""
     parts = settings.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})
+    fields = StudioSettings.model_fields
+    parts = {k: v for k, v in parts.items() if k not in _ADDED or v != fields[k].default}
     return hashlib.sha256(json.dumps([CODE_VERSION, parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -71,14 +75,15 @@ def render_clip(
     scene = Scene(settings, plan)
     truth = TruthWriter(scene.rig, scene.shape, settings.fps)
     size: dict[str, Any] = {"fps": settings.fps, "width": settings.width, "height": settings.height}
-    video, other = f"{plan.name}.mp4", f"{TRUTH}/{plan.name}.other.mp4"
+    video, other, undone = f"{plan.name}.mp4", f"{TRUTH}/{plan.name}.other.mp4", f"{TRUTH}/{plan.name}.undone.mp4"
     depth = f"{TRUTH}/{plan.name}.depth.mkv"
     pictures = hashlib.sha256()
     actions: list[str | None] = []
-    counterfactual = settings.counterfactual
+    counterfactual, left_alone = settings.counterfactual, settings.undone and plan.performance == "interaction"
     with (
         VideoWriter(folder / video, **size) as writer,
         _MaybeVideo(folder / other if counterfactual else None, size) as other_writer,
+        _MaybeVideo(folder / undone if left_alone else None, size) as undone_writer,
         DepthWriter(folder / depth, **size) as depth_writer,
     ):
         for number in range(settings.frames):
@@ -91,6 +96,9 @@ def render_clip(
             if shot.counterfactual is not None:
                 other_writer.write(shot.counterfactual)
                 pictures.update(shot.counterfactual.tobytes())
+            if shot.undone is not None:
+                undone_writer.write(shot.undone)
+                pictures.update(shot.undone.tobytes())
             on_frames(1)
     _write_table(truth.frames(), folder / TRUTH / f"{plan.name}.frames.parquet")
     _write_table(truth.hands(), folder / TRUTH / f"{plan.name}.hands.parquet")
@@ -110,6 +118,7 @@ def render_clip(
         "garment": worn,
         "counterfactual_garment": other_garment,
         "counterfactual": other if counterfactual else None,
+        "undone": undone if left_alone else None,
         "depth": depth,
         "spans": _spans(actions, scene.script, plan.garment),
         "frames_sha256": pictures.hexdigest(),

@@ -88,12 +88,14 @@ def load_truth(store: DeltaStore, batch: str, commit: Commit | None = None) -> L
 def _clip_row(
     store: DeltaStore, folder: Path, batch: str, record: dict[str, Any], video_id: str, fingerprint: str
 ) -> dict[str, Any]:
-    other = record["counterfactual"]
+    # Records of clips rendered before there was an undone video lack the name.
+    other, undone = record["counterfactual"], record.get("undone")
     return {
         "batch": batch,
         "video_id": video_id,
         "source_path": record["video"],
         "counterfactual_uri": store.blobs.put_file(folder / other) if other else None,
+        "undone_uri": store.blobs.put_file(folder / undone) if undone else None,
         "depth_uri": store.blobs.put_file(folder / record["depth"]),
         "look": json.dumps(record["look"], sort_keys=True),
         "fingerprint": fingerprint,

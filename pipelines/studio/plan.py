@@ -10,7 +10,8 @@ from pipelines.studio.garments.spec import KINDS, Kind
 from pipelines.studio.motion.script import ACTIONS_OF
 from pipelines.studio.settings import INTERACTING, StudioSettings
 
-_NEGATIVES = {"pantomime": 0.26, "hover": 0.3, "rest": 0.16, "walk": 0.14, "idle": 0.14}
+_QUIET = {"hover": 0.3, "rest": 0.16, "walk": 0.14, "idle": 0.14}
+"""Weights of what clips show in which nothing is done or mimed."""
 _STEPS = 1.2207440846057596 ** -np.arange(1.0, 4.0)
 """Steps of the additive recurrence that fills three dimensions most evenly: powers of the root of x^4 = x + 1. Powers
 of the golden ratio would not do: its square is one minus itself, and actions would follow from performances."""
@@ -56,8 +57,10 @@ def plan_clip(settings: StudioSettings, index: int) -> Plan:
     if u < acting:
         performance = "interaction"
     else:
-        shares = np.cumsum(list(_NEGATIVES.values()))
-        performance = list(_NEGATIVES)[int(np.searchsorted(shares / shares[-1], (u - acting) / (1 - acting), "right"))]
+        rest = (1 - settings.pantomime_share) / sum(_QUIET.values())
+        names = ["pantomime", *_QUIET]
+        shares = np.cumsum([settings.pantomime_share, *(rest * w for w in _QUIET.values())])
+        performance = names[int(np.searchsorted(shares / shares[-1], (u - acting) / (1 - acting), "right"))]
     pairs = [(g, a) for g, actions in ACTIONS_OF.items() for a in sorted(set(actions)) if a in settings.actions]
     if not pairs:
         raise ValueError(f"none of {', '.join(settings.actions)} can be done to any garment")

@@ -31,6 +31,8 @@ class Shot:
         camera: Where from.
         frame: The picture with labels and depth.
         counterfactual: (H, W, 3) uint8, the same moment in the other garment; None where it is not wanted.
+        undone: (H, W, 3) uint8, the same again while the other garment stays as if no hand had touched it; None where
+            that is not wanted or nothing is done anyway.
         agnostic: (H, W) bool, what has to be repainted for any garment of the category.
     """
 
@@ -38,6 +40,7 @@ class Shot:
     camera: StudioCamera
     frame: Frame
     counterfactual: np.ndarray | None
+    undone: np.ndarray | None
     agnostic: np.ndarray
 
 
@@ -66,6 +69,7 @@ class Scene:
         first, second = (textures | below for textures in self._textures)
         shared = (second,) if settings.counterfactual and self._same_cut else ()
         self._renderer = Renderer(self.rig, self.shape, self._look, first, size, others=shared)
+        self._undone = settings.undone and plan.performance == "interaction"
         self._other = self._renderer.dressed(second) if settings.counterfactual and not self._same_cut else None
 
     @property
@@ -81,7 +85,16 @@ class Scene:
         if self._other is not None:
             frames.append(self._other.draw(self._parts(moment, self._garments[1], self._other), camera, t))
         repaint = np.logical_or.reduce([_repaint(f, self.category) for f in frames])
-        return Shot(moment, camera, frames[0], frames[1].rgb if len(frames) > 1 else None, repaint)
+        other = frames[1].rgb if len(frames) > 1 else None
+        undone = self._left_alone(moment, camera, t) if self._undone else None
+        return Shot(moment, camera, frames[0], other, undone, repaint)
+
+    def _left_alone(self, moment: Moment, camera: StudioCamera, t: float) -> np.ndarray:
+        """The moment in the other garment that no hand has done anything to, (H, W, 3) uint8."""
+        still = dataclasses.replace(moment, state=moment.untouched)
+        if self._other is not None:
+            return self._other.draw(self._parts(still, self._garments[1], self._other), camera, t).rgb
+        return self._renderer.draw_all(self._parts(still, self._garments[0], self._renderer), camera, t)[1].rgb
 
     def _parts(self, moment: Moment, garment: Garment, renderer: Renderer) -> list[Any]:
         covered = garment.covered | self._lower.covered

@@ -42,6 +42,14 @@ class StudioSettings(BaseModel):
         "what a batch to measure annotators on is for",
     )
     counterfactual: bool = Field(True, description="Also render every clip in another garment of the same kind")
+    undone: bool = Field(
+        False,
+        description="Also render every clip with an interaction in the other garment as it must not become: hands move "
+        "alike, the garment stays as it was. That is what judges of interactions are measured on",
+    )
+    pantomime_share: float = Field(
+        0.26, ge=0, le=1, description="Share of the clips without an interaction in which one is mimed"
+    )
     fabrics: str | None = Field(None, description="Folder of photos to take fabrics from; procedural ones by default")
     workers: int | None = Field(None, ge=1, description="Processes; one a core by default")
 
@@ -58,6 +66,8 @@ class StudioSettings(BaseModel):
             raise ValueError(
                 f"val_share {self.val_share:g} and test_share {self.test_share:g} leave nothing to train on"
             )
+        if self.undone and not self.counterfactual:
+            raise ValueError("undone shows the other garment: it needs counterfactual")
         if self.frames / self.fps < 1.5:
             raise ValueError(
                 f"{self.frames} frames at {self.fps:g} a second last {self.frames / self.fps:.2f} s; a hand needs "

@@ -52,13 +52,25 @@ class Touch:
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of a performance."""
+    """One frame of a performance.
+
+    Attributes:
+        time_s: Time of the frame.
+        trunk: How the trunk is held.
+        posed: The skeleton.
+        skin: (V, 3) the body's vertices, metres, world.
+        state: The cloth as it is.
+        untouched: The cloth as it would be if no hand had done anything to it.
+        touches: Side -> what the hand does.
+        action: What is done to the garment; None where nothing is.
+    """
 
     time_s: float
     trunk: Trunk
     posed: Posed
     skin: np.ndarray
     state: ClothState
+    untouched: ClothState
     touches: Mapping[str, Touch]
     action: str | None
 
@@ -106,7 +118,8 @@ class Performer:
         trunk = self._trunk(t)
         local = poser.trunk(trunk)
         posed = poser.pose(trunk, local)
-        state, mimed = self._cloth(t)
+        untouched, mimed = self._cloth(t)
+        state = mimed if script.performance == "interaction" else untouched
         obstacle = self._torso.obstacle(posed, *self.garment.surface(posed, mimed)[:2])
         acting = [] if script.side is None else list(SIDES) if script.both else [script.side]
         # The hand that is acted upon, or only hangs, goes first: the other one may reach for its sleeve.
@@ -125,7 +138,7 @@ class Performer:
         state = self._grabbed(t, posed, state, acting)
         touches = self._touches(t, skin, obstacle, acting)
         doing = script.action if script.performance == "interaction" and script.phases.at_place(t) else None
-        return Moment(t, trunk, posed, skin, state, touches, doing)
+        return Moment(t, trunk, posed, skin, state, untouched, touches, doing)
 
     # --- trunk ---
 
@@ -297,7 +310,7 @@ class Performer:
     # --- cloth ---
 
     def _cloth(self, t: float) -> tuple[ClothState, ClothState]:
-        """The cloth as it is, and as the acting hand moves it (or would, were it not mimed)."""
+        """The cloth left alone, and as the acting hand moves it (or would, were it not mimed)."""
         script = self.script
         still = ClothState(zip_open=self._zip, time_s=t)
         if script.action is None:
@@ -316,7 +329,7 @@ class Performer:
             of = _other(script.side)
             changed = replace(still, sleeve_roll={of: done * (0.35 + 0.4 * script.amount)})
             still = replace(still, sleeve_roll={of: (0.35 + 0.4 * script.amount) * script.backwards})
-        return (changed if script.performance == "interaction" else still), changed
+        return still, changed
 
     def _pull(self, t: float, m: float) -> np.ndarray:
         """(3,) metres in the chest's frame by which a hand moves the spot it holds."""

@@ -1,0 +1,1 @@
+"""What the embedded judge measures, and the small model that reads it."""

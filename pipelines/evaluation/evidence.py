@@ -1,0 +1,219 @@
+"""What a judge is shown of one interaction: sampled pictures of both videos, region, hands, torso, contact.
+
+Everything but the pictures of the result comes from the source's annotations: a try-on keeps its pose and hands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.judges.base import ContactEvidence, HandContact, Judge, JudgeRequest
+from pipelines.arrays import decode_mask
+from pipelines.captions.contact import ContactReader
+from pipelines.captions.spans import frames_of
+from pipelines.captions.tracks import (
+    HAND_COLUMNS,
+    MASK_COLUMNS,
+    MASK_HOLD_S,
+    POSE_COLUMNS,
+    GarmentRegion,
+    build_tracks,
+)
+from pipelines.stage import VideoTask
+from pipelines.store import TABLES, DeltaStore
+from pipelines.video import VideoReader
+
+_TORSO = (11, 12, 23, 24)
+"""Left and right shoulder, left and right hip among MediaPipe's landmarks."""
+
+
+class _Shown(VideoTask):
+    """A video that is looked at in place of the one that its row names."""
+
+    def __init__(self, store: DeltaStore, row: dict[str, Any], path: Path):
+        super().__init__(store, row, 1, lambda frames: None)
+        self._path = path
+
+    @property
+    def path(self) -> Path:
+        """Local file with the video."""
+        return self._path
+
+
+class AnnotatedSource:
+    """One source video with its annotations, read once for all that is judged of it.
+
+    Args:
+        store: The lake.
+        row: Its row of `videos`.
+        reader: The contact network, for judges that need its reading; None for others.
+        path: The video's file; by default the blob that the row names.
+    """
+
+    def __init__(
+        self, store: DeltaStore, row: dict[str, Any], reader: ContactReader | None = None, path: Path | None = None
+    ):
+        self._store, self.row, self._reader = store, row, reader
+        self.path = path or store.blobs.local_path(row["uri"])
+        self._read: dict[tuple[Path, int, int], dict[str, HandContact]] = {}
+
+    def request(
+        self,
+        judge: Judge,
+        result: Path,
+        action: str,
+        text: str,
+        span: tuple[int, int],
+        *,
+        offset: int = 0,
+        count: int | None = None,
+    ) -> JudgeRequest:
+        """One interaction, all pictures and points at one size.
+
+        Args:
+            judge: Which frames it wants, how large, and whether it needs contact.
+            result: The try-on video.
+            action: Interaction category.
+            text: Caption.
+            span: Half-open, frames of the source.
+            offset: Frame of the source at which the result begins.
+            count: Frames of the result; by default all from the offset to the source's end.
+
+        Raises:
+            ValueError: The span lies outside of the result, or frames are missing in a video.
+        """
+        count = self.row["num_frames"] - offset if count is None else count
+        start, end = max(0, span[0] - offset), min(count, span[1] - offset)
+        with VideoReader(self.path) as reader:
+            info = reader.info
+        frames = judge.frames(start, end, count, info.fps)
+        height = min(judge.picture_height, info.height)
+        width = max(1, round(info.width * height / info.height))
+        scale = height / info.height
+        wanted = [int(f) + offset for f in frames]
+        return JudgeRequest(
+            action=action,
+            caption=text,
+            fps=info.fps,
+            start=start,
+            end=end,
+            frames=frames,
+            result=_pictures(result, [int(f) for f in frames], width, height),
+            source=_pictures(self.path, wanted, width, height),
+            region=self._regions(wanted, width, height),
+            hands=self._hands_at(wanted, scale),
+            torso=self._torsos(wanted, scale),
+            contact=self.contact(result, offset, count) if judge.needs_contact else None,
+        )
+
+    def contact(self, result: Path, offset: int, count: int) -> ContactEvidence:
+        """The contact network's reading of both videos, over the frames of the result.
+
+        Raises:
+            ValueError: The object was made without the network.
+        """
+        source = self._reading(self.path, 0, self.row["num_frames"])
+        part = {
+            side: HandContact(h.touching[offset : offset + count], h.doing[offset : offset + count])
+            for side, h in source.items()
+        }
+        return ContactEvidence(part, self._reading(result, offset, count))
+
+    # --- annotations ---
+
+    @cached_property
+    def _pose(self) -> pa.Table:
+        return self._rows("pose", POSE_COLUMNS)
+
+    @cached_property
+    def _hands(self) -> pa.Table:
+        return self._rows("hands", HAND_COLUMNS)
+
+    @cached_property
+    def _masks(self) -> pa.Table:
+        return self._rows("agnostic_masks", MASK_COLUMNS)
+
+    def _rows(self, table: str, columns: list[str]) -> pa.Table:
+        where = {"batch": self.row["batch"], "video_id": self.row["video_id"]}
+        return self._store.read(TABLES[table], columns, where).combine_chunks()
+
+    def _reading(self, path: Path, offset: int, count: int) -> dict[str, HandContact]:
+        if self._reader is None:
+            raise ValueError("the judge needs the contact network's reading, and the network was not loaded")
+        key = (path, offset, count)
+        if key not in self._read:
+            row = self.row | {
+                "num_frames": count,
+                "cut_frames": [c - offset for c in self.row.get("cut_frames") or () if 0 < c - offset < count],
+            }
+            pose, hands, masks = (_shifted(t, offset, count) for t in (self._pose, self._hands, self._masks))
+            tracks = build_tracks(pose, hands, count, row["fps"], (row["height"], row["width"]))
+            region = GarmentRegion(masks, frames_of(MASK_HOLD_S, tracks.fps))
+            found = self._reader.read(_Shown(self._store, row, path), tracks, region)
+            self._read[key] = {s: HandContact(c.touching, c.doing) for s, c in found.items()}
+        return self._read[key]
+
+    def _regions(self, frames: Sequence[int], width: int, height: int) -> np.ndarray:
+        out = np.zeros((len(frames), height, width), bool)
+        for i, row in _at(self._masks, frames):
+            mask = decode_mask(row["mask"], row["height"], row["width"])
+            out[i] = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        return out
+
+    def _hands_at(self, frames: Sequence[int], scale: float) -> list[dict[str, np.ndarray]]:
+        out: list[dict[str, np.ndarray]] = [{} for _ in frames]
+        for i, row in _at(self._hands, frames):
+            points = np.array([[p["x_px"], p["y_px"]] for p in row["keypoints_2d"]], np.float32)
+            out[i][row["handedness"]] = points * scale
+        return out
+
+    def _torsos(self, frames: Sequence[int], scale: float) -> np.ndarray:
+        out = np.full((len(frames), 4, 2), np.nan, np.float32)
+        for i, row in _at(self._pose, frames):
+            if row["detected"] and row["landmarks"]:
+                out[i] = [[row["landmarks"][j]["x_px"] * scale, row["landmarks"][j]["y_px"] * scale] for j in _TORSO]
+        return out
+
+
+def _at(table: pa.Table, frames: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
+    """Position in `frames`, and row, of all rows of these frames."""
+    place = {f: i for i, f in enumerate(frames)}
+    rows = table.filter(pc.is_in(table["frame"], pa.array(sorted(place), pa.int32()))).to_pylist()
+    return [(place[r["frame"]], r) for r in rows]
+
+
+def _shifted(table: pa.Table, offset: int, count: int) -> pa.Table:
+    """Rows of the frames [offset, offset + count), counted from 0, with times from 0."""
+    if offset == 0 and (table.num_rows == 0 or pc.max(table["frame"]).as_py() < count):
+        return table
+    frames = table["frame"]
+    inside = pc.and_(pc.greater_equal(frames, offset), pc.less(frames, offset + count))
+    table = table.filter(inside).combine_chunks()
+    place = table.schema.get_field_index("frame")
+    shifted = pc.subtract(table["frame"], pa.scalar(offset, pa.int32()))
+    table = table.set_column(place, table.schema.field(place), shifted)
+    if "time_s" in table.schema.names and table.num_rows:
+        place = table.schema.get_field_index("time_s")
+        times = pc.subtract(table["time_s"], pc.min(table["time_s"]))
+        table = table.set_column(place, table.schema.field(place), times)
+    return table
+
+
+def _pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:
+    out = []
+    wanted = set(frames)
+    with VideoReader(path) as reader:
+        for frame in reader.frames(start=frames[0], stop=frames[-1] + 1):
+            if frame.index in wanted:
+                out.append(cv2.resize(frame.rgb, (width, height), interpolation=cv2.INTER_AREA))
+    if len(out) != len(frames):
+        raise ValueError(f"{len(frames) - len(out)} of the frames to judge are missing in {path.name}")
+    return np.stack(out)

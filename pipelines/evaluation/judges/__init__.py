@@ -1,0 +1,1 @@
+"""How well a judge of interactions does: its verdicts on rendered cases whose truth is known."""
