@@ -1,0 +1,124 @@
+"""Renders and annotates the ablation's clips and pins its training sets, through the pipeline's own stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+
+from benchmarks.ablation.plan import INTERACTIVE, ORDINARY, TEST, AblationSettings
+from pipelines.clips.settings import ClipsSettings
+from pipelines.ingest.batch import ingest_batch
+from pipelines.ingest.landing import land
+from pipelines.ingest.manifest import MANIFEST
+from pipelines.registry import STAGES
+from pipelines.stage import WorkerSettings
+from pipelines.stage.pool import Progress as StageProgress
+from pipelines.stage.runner import run_stage
+from pipelines.store import DeltaStore
+from pipelines.studio.batch import render_batch
+from pipelines.studio.mark import TRUTH
+from pipelines.studio.settings import StudioSettings
+from pipelines.training_sets.build import build_training_set, manifest_path
+from pipelines.training_sets.settings import TrainingSetSettings
+
+_SEEDS = {INTERACTIVE: 503, ORDINARY: 505, TEST: 601}
+
+
+def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
+    """The lake with all three batches rendered, annotated and, for training, encoded. What is there is kept.
+
+    Args:
+        settings: Size.
+        work: Folder for clips and lake.
+        workers: Processes.
+
+    Raises:
+        RuntimeError: A clip could not be rendered; the message names it.
+    """
+    store = DeltaStore(work / "lake")
+    store.ensure_tables()
+    clips = ClipsSettings(
+        num_frames=17,
+        step_frames=max(1, settings.frames - 17),
+        max_windows=2,
+        sizes=[(settings.model_height, settings.model_width)],
+    )
+    with Progress() as progress:
+        for batch, studio in _studio(settings).items():
+            folder = work / "clips" / batch
+            bar = progress.add_task(f"{batch}: rendering", total=studio.clips * studio.frames)
+            report = render_batch(studio, folder, on_progress=partial(_advance, progress, bar))
+            if report.failures:
+                raise RuntimeError(f"{batch}: {report.failures}")
+            _neutral_captions(folder)
+            land(folder, store, batch)
+            ingest_batch(store, batch)
+            for name, entry in STAGES.items():
+                if name == "clips" and batch == TEST:
+                    continue
+                bar = progress.add_task(f"{batch}: {name}", total=1)
+                done = run_stage(
+                    entry.build(clips if name == "clips" else None),
+                    store,
+                    batch,
+                    settings=WorkerSettings(workers=workers),
+                    on_progress=partial(_advance_stage, progress, bar),
+                )
+                for video_id, reason in done.failures.items():
+                    progress.console.print(f"{batch}, {name}: {video_id} is left out: {reason}", highlight=False)
+    return store
+
+
+def _advance(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
+
+
+def _advance_stage(progress: Progress, bar: TaskID, stage: StageProgress) -> None:
+    _advance(progress, bar, stage.frames_done, stage.frames_total)
+
+
+def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
+    size: dict[str, Any] = {"width": settings.width, "height": settings.height, "fps": settings.fps}
+    zips: dict[str, Any] = {"actions": ["operate_zipper"], "interaction_share": 0.42}
+    train: dict[str, Any] = {"frames": settings.frames, "counterfactual": False, "val_share": 0, "test_share": 0}
+    test: dict[str, Any] = {"frames": 17, "val_share": 0, "test_share": 1, "undone": True}
+    return {
+        INTERACTIVE: StudioSettings(
+            seed=_SEEDS[INTERACTIVE], clips=settings.interactive_clips, **size, **zips, **train
+        ),
+        ORDINARY: StudioSettings(
+            seed=_SEEDS[ORDINARY], clips=settings.ordinary_clips, interaction_share=0, **size, **train
+        ),
+        TEST: StudioSettings(seed=_SEEDS[TEST], clips=settings.test_clips, **size, **zips, **test),
+    }
+
+
+def _neutral_captions(folder: Path) -> None:
+    """Global captions that do not say what the hands do: that is for the action captions, which are under test."""
+    lines = []
+    for line in (folder / MANIFEST).read_text().splitlines():
+        entry = json.loads(line)
+        record = json.loads((folder / TRUTH / f"{Path(entry['video']).stem}.json").read_text())
+        entry["global_caption"] = f"A person in a {record['garment_type'].replace('_', ' ')}"
+        lines.append(json.dumps(entry, sort_keys=True))
+    (folder / MANIFEST).write_text("\n".join(lines) + "\n")
+
+
+def training_manifest(store: DeltaStore, batches: tuple[str, ...]) -> tuple[Path, str]:
+    """Manifest of all clips of these batches, and the training set's id."""
+    row = build_training_set(store, TrainingSetSettings(batches=list(batches)))
+    return manifest_path(store, row), row["training_set_id"]
+
+
+def test_clips(work: Path, settings: AblationSettings) -> Iterator[dict[str, Any]]:
+    """The held-back clips that show an interaction: their records in `truth/`, in order of their numbers."""
+    folder = work / "clips" / TEST / TRUTH
+    for index in range(settings.test_clips):
+        record = json.loads((folder / f"clip_{index:05d}.json").read_text())
+        if record["spans"] and record["undone"]:
+            yield record

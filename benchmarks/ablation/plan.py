@@ -1,0 +1,130 @@
+"""What is compared: rows of the table, and the size of everything. Plain settings; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+INTERACTIVE, ORDINARY, TEST = "ablation-interactive", "ablation-ordinary", "ablation-test"
+"""Batches: people who zip jackets; people who do not touch their clothes; held-back people who zip jackets."""
+
+
+class AblationSettings(BaseModel):
+    """Size of the ablation. All of it names the results: figures of another size are not mixed in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    interactive_clips: int = Field(128, ge=1, description="Rendered training clips with interactions")
+    ordinary_clips: int = Field(64, ge=1, description="Rendered training clips without")
+    test_clips: int = Field(30, ge=1, description="Held-back clips; those with an interaction are dressed")
+    frames: int = Field(21, ge=17, description="Frames of a training clip")
+    fps: float = Field(8.0, gt=1, description="Frame rate: a window of 17 frames must hold the whole interaction")
+    width: int = Field(288, description="Pixels of a rendered frame")
+    height: int = Field(384, description="Pixels of a rendered frame")
+    model_height: int = Field(128, multiple_of=16, description="Pixels the network works at")
+    model_width: int = Field(96, multiple_of=16, description="Pixels the network works at")
+    steps: int = Field(1000, ge=1, description="Optimiser steps of every row")
+    batch_size: int = Field(8, ge=1, description="Clips of a step")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak, cosine schedule")
+    model: dict[str, Any] = Field(
+        {
+            "num_attention_heads": 4,
+            "num_layers": 4,
+            "ffn_dim": 384,
+            "vace_layers": [0, 2],
+            "guider_dim": 64,
+            "guider_heads": 2,
+            "action_layers": [0, 1, 2, 3],
+        },
+        description="The nano preset made smaller, so that a row takes minutes",
+    )
+    denoising_steps: int = Field(12, ge=1, description="Steps of a try-on")
+    guidance_scale: float = Field(2.0, ge=1, description="Guidance on captions")
+
+    @property
+    def digest(self) -> str:
+        """Names the settings."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: Short name, part of file names.
+        title: What it is.
+        batches: What it is trained on.
+        training: Fields of the training configuration that differ from the common ones.
+        model: Fields of the network that differ.
+        main: Whether it is one of the paper's five, which get more seeds.
+    """
+
+    name: str
+    title: str
+    batches: tuple[str, ...] = (INTERACTIVE, ORDINARY)
+    training: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    main: bool = False
+
+
+_OFF: dict[str, Any] = {"use_hands": False, "use_action_captions": False, "lambda_action": 0.0}
+_HANDS = _OFF | {"use_hands": True}
+_CAPTIONS = _HANDS | {"use_action_captions": True}
+_FULL = _CAPTIONS | {"lambda_action": 0.5}
+
+ROWS: tuple[Row, ...] = (
+    Row("a", "(a) baseline: ordinary clips only", (ORDINARY,), _OFF, main=True),
+    Row("b", "(b) + interactive data", training=_OFF, main=True),
+    Row("c", "(c) + spatial guidance", training=_HANDS, main=True),
+    Row("d", "(d) + semantic guidance", training=_CAPTIONS, main=True),
+    Row("e", "(e) + AC loss (k = 4, lambda = 0.5)", training=_FULL, main=True),
+    Row("k0", "(e) with k = 0", training=_FULL, model={"action_separation": 0.0}),
+    Row("k1", "(e) with k = 1", training=_FULL, model={"action_separation": 1.0}),
+    Row("k16", "(e) with k = 16", training=_FULL, model={"action_separation": 16.0}),
+    Row("hard-mask", "(e) with the hard segment mask", training=_FULL, model={"action_hard_mask": True}),
+    Row("lambda0.25", "(e) with lambda = 0.25", training=_FULL | {"lambda_action": 0.25}),
+    Row("lambda1", "(e) with lambda = 1", training=_FULL | {"lambda_action": 1.0}),
+    Row("lambda2", "(e) with lambda = 2", training=_FULL | {"lambda_action": 2.0}),
+    Row("vertices", "(e) with the guider on mesh vertices", training=_FULL, model={"guider_input": "vertices"}),
+    Row(
+        "mean-loss",
+        "(e) with the loss as mean over the mask",
+        training=_FULL | {"action_loss_reduction": "mean_over_mask"},
+    ),
+)
+"""In the order in which they run. lambda = 0 is row (d), k = 4 row (e)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.row.name}-{self.seed}"
+
+
+def jobs(seeds: int, only: tuple[str, ...] = ()) -> list[Job]:
+    """What to run: the five rows with the first seed, then the variants, then the five rows with the other seeds.
+
+    Args:
+        seeds: Seeds of the five rows.
+        only: Names of rows; all by default.
+
+    Raises:
+        ValueError: There is no such row.
+    """
+    if unknown := set(only) - {r.name for r in ROWS}:
+        raise ValueError(f"no row {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in ROWS)}")
+    wanted = [r for r in ROWS if not only or r.name in only]
+    first = [Job(r, 0) for r in wanted if r.main] + [Job(r, 0) for r in wanted if not r.main]
+    return first + [Job(r, seed) for seed in range(1, seeds) for r in wanted if r.main]
