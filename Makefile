@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Idle OpenMP threads sleep: spinning ones slow their neighbours down.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup weights demo test bench lint format ui snapshots clean
+.PHONY: help setup weights demo test bench ablation lint format ui snapshots clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -38,6 +38,10 @@ test: $(STAMP)  ## Run the whole test suite
 bench: $(STAMP)  ## Measure speed and size against baselines timed in the same run; writes benchmarks/RESULTS.md
 	@$(BIN)/itryon weights --quiet
 	$(BIN)/python -m benchmarks
+
+ablation: $(STAMP)  ## Reproduce the paper's ablation in small (hours; run again to go on); writes benchmarks/ablation
+	@$(BIN)/itryon weights --quiet
+	$(BIN)/python -m benchmarks.ablation
 
 lint: $(STAMP)  ## Check style, types and import rules
 	$(BIN)/ruff check .

@@ -1,0 +1,138 @@
+"""The ablation's verdicts, intervals and bookkeeping."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.ablation import report
+from benchmarks.ablation.evaluate import nearness
+from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
+from benchmarks.ablation.run import read_result, result_file
+from models.training.config import TrainConfig
+
+FRAMES, SIZE = 6, 20
+
+
+@pytest.fixture
+def truths() -> tuple[np.ndarray, np.ndarray]:
+    """A clip done and undone: a strip of cloth turns white from the third frame on."""
+    undone = np.full((FRAMES, SIZE, SIZE, 3), 60, np.uint8)
+    done = undone.copy()
+    done[3:, 5:15, 8:12] = 250
+    return done, undone
+
+
+def test_truths_are_told_apart(truths):
+    done, undone = truths
+    assert nearness(done, done, undone)[0] == 1
+    assert nearness(undone, done, undone)[0] == 0
+    half = ((done.astype(int) + undone) // 2).astype(np.uint8)
+    assert nearness(half, done, undone)[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_only_what_the_interaction_changes_counts(truths):
+    done, undone = truths
+    elsewhere = done.copy()
+    elsewhere[:, :, :5] = 0  # another colour of the background, and of all frames before the interaction
+    elsewhere[:3] = 200
+    found, frames = nearness(elsewhere, done, undone)
+    assert found == 1
+    assert frames.tolist() == [False, False, False, True, True, True]
+
+
+def test_an_interaction_that_nobody_sees_has_no_verdict(truths):
+    with pytest.raises(ValueError, match="same done and undone"):
+        nearness(truths[0], truths[1], truths[1])
+
+
+def test_interval_covers_the_mean_and_shrinks_with_clips():
+    rng = np.random.default_rng(3)
+    few, many = (report.interval((rng.random((2, n)) < 0.4).astype(float)) for n in (10, 400))
+    for found in (few, many):
+        assert found.low <= found.mean <= found.high
+    # The normal approximation, by itself: 1.96 standard errors either side, clips shared by seeds.
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+    constant = report.interval(np.ones((3, 5)))
+    assert (constant.low, constant.mean, constant.high) == (1, 1, 1)
+
+
+def test_interval_agrees_with_the_normal_approximation():
+    values = np.random.default_rng(0).normal(0.5, 0.2, (1, 500))
+    found = report.interval(values)
+    error = 1.96 * values.std() / np.sqrt(500)
+    assert found.low == pytest.approx(values.mean() - error, abs=0.2 * error)
+    assert found.high == pytest.approx(values.mean() + error, abs=0.2 * error)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+def test_every_row_is_a_training_configuration(row):
+    settings = AblationSettings()
+    config = TrainConfig(
+        manifest="m",
+        blob_root="b",
+        output_dir="o",
+        steps=settings.steps,
+        model=settings.model | row.model,
+        **row.training,
+    )
+    assert config.use_hands or row.name in ("a", "b")
+
+
+def test_rows_differ_from_the_full_one_in_one_thing_only():
+    full = next(r for r in ROWS if r.name == "e")
+    for row in ROWS:
+        if row.main:
+            continue
+        differs = {k for k in row.training if row.training[k] != full.training.get(k)} | set(row.model)
+        assert len(differs) == 1, row.name
+        assert row.batches == full.batches
+
+
+def test_first_seed_first_then_variants_then_other_seeds():
+    wanted = jobs(2)
+    names = [j.name for j in wanted]
+    assert names[:5] == ["a-0", "b-0", "c-0", "d-0", "e-0"]
+    assert names[-5:] == ["a-1", "b-1", "c-1", "d-1", "e-1"]
+    assert len(names) == len(set(names)) == len(ROWS) + 5
+    with pytest.raises(ValueError, match="no row zzz"):
+        jobs(1, ("zzz",))
+
+
+def _result(job: Job, settings: AblationSettings, asked: list[float], unasked: list[float]) -> dict:
+    pairs = enumerate(zip(asked, unasked))
+    clips = [
+        {"clip": f"c{i}", "asked": a, "unasked": u, "error": 0.1, "error_interaction": 0.2, "unchanged": 0.3}
+        for i, (a, u) in pairs
+    ]
+    return {"row": job.row.name, "seed": job.seed, "settings": settings.digest, "clips": clips}
+
+
+def test_results_of_other_settings_are_not_read(tmp_path):
+    settings, job = AblationSettings(), jobs(1)[0]
+    assert read_result(job, settings, tmp_path) is None
+    result_file(job, tmp_path).write_text(json.dumps(_result(job, settings, [0.7], [0.2])))
+    assert read_result(job, settings, tmp_path) is not None
+    assert read_result(job, AblationSettings(steps=7), tmp_path) is None
+
+
+def test_table_shows_shares_over_seeds(tmp_path):
+    settings = AblationSettings()
+    for job in jobs(2, ("e",)):
+        asked = [0.7, 0.6, 0.4, 0.9] if job.seed == 0 else [0.7, 0.6, 0.6, 0.9]
+        result_file(job, tmp_path).write_text(json.dumps(_result(job, settings, asked, [0.1, 0.2, 0.6, 0.3])))
+    found = report.measured(settings, tmp_path)
+    text = report.markdown(settings, found)
+    assert "| 2 | 88 % (" in text
+    assert "| 25 % (" in text
+    report.plot(found, tmp_path / "r.png")
+    assert (tmp_path / "r.png").stat().st_size > 5000
+
+
+def test_seeds_measured_on_other_clips_are_not_averaged():
+    settings = AblationSettings()
+    one, two = (_result(job, settings, [0.7] * n, [0.1] * n) for n, job in zip((2, 3), jobs(2, ("e",))))
+    with pytest.raises(ValueError, match="different clips"):
+        report.summary([one, two])
