@@ -18,16 +18,7 @@ from pipelines.captions.contact import SIDES, Observation, look_around, observe
 from pipelines.captions.contact_cells import CELLS, CHANNELS
 from pipelines.captions.contact_geometry import FEATURES
 from pipelines.captions.settings import CODE_VERSION
-from pipelines.captions.spans import frames_of
-from pipelines.captions.tracks import (
-    HAND_COLUMNS,
-    MASK_COLUMNS,
-    MASK_HOLD_S,
-    POSE_COLUMNS,
-    GarmentRegion,
-    Tracks,
-    build_tracks,
-)
+from pipelines.captions.tracks import Tracks, read_region, read_tracks
 from pipelines.stage import VideoTask
 from pipelines.studio.samples import SampleKind, run
 
@@ -40,11 +31,7 @@ def observed(task: VideoTask) -> tuple[Tracks, Observation, dict[str, np.ndarray
     Returns:
         Tracks, geometry, and side -> cells of shape (T, channels, cells, cells), float16, NaN without a picture.
     """
-    row = task.row
-    pose, hands = task.rows("pose", POSE_COLUMNS), task.rows("hands", HAND_COLUMNS)
-    size = (row["height"], row["width"])
-    tracks = build_tracks(pose, hands, row["num_frames"], row["fps"], size)
-    region = GarmentRegion(task.rows("agnostic_masks", MASK_COLUMNS), frames_of(MASK_HOLD_S, row["fps"]))
+    tracks, region = read_tracks(task), read_region(task)
     seen = observe(tracks, region)
     shape = (len(seen.grid_s), len(CHANNELS), CELLS, CELLS)
     cells = {side: np.full(shape, np.nan, np.float16) for side in SIDES}
