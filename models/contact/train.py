@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.arguments import add_settings, read_settings
 from models.contact.augment import AugmentSettings, augment, read_at, warp_positions
 from models.contact.data import ContactData, HandSequence, load_data
 from models.contact.measure import calibrate, measure
@@ -287,15 +288,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = user_cache_path("itryon") / "contact-training"
     parser.add_argument("--work", type=Path, default=work, help="folder for the state of the run")
     parser.add_argument("--threads", type=int, default=1, help="threads of the network")
-    for name, field in ContactTrainingSettings.model_fields.items():
-        if field.annotation is not AugmentSettings:
-            kind = float if field.annotation is float else int
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=field.description)
+    add_settings(parser, ContactTrainingSettings)
     arguments = parser.parse_args(argv)
-    chosen = {n: v for n in ContactTrainingSettings.model_fields if (v := getattr(arguments, n, None)) is not None}
     torch.set_num_threads(arguments.threads)
     try:
-        figures = train(ContactTrainingSettings(**chosen), arguments.data, arguments.work, arguments.out)
+        settings = read_settings(arguments, ContactTrainingSettings)
+        figures = train(settings, arguments.data, arguments.work, arguments.out)
     except ValueError as e:
         print(e, file=sys.stderr)
         return 2

@@ -1,17 +1,13 @@
-"""Renders meshes without a graphics library: `cv2.triangleRasterize` with vertex lighting.
-
-OpenCV's rasteriser knows a camera that looks along -z with y up and one vertical field of view; any pinhole camera is
-brought to it by shearing the vertices, which keeps depth. Pixels count from the centre of the first one.
-"""
+"""Renders meshes without a graphics library: `rasterizer` with vertex lighting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from models.perception.hands.base import Camera
+from models.perception.rasterizer import rasterize
 
 RIGHT_COLOR = (1.0, 0.5, 0.5)
 LEFT_COLOR = (0.5, 1.0, 0.5)
@@ -69,46 +65,14 @@ def render_meshes(
     x1, y1 = np.clip(np.ceil(corners.max(0)) + 2, 0, (width, height)).astype(int)
     if x1 <= x0 or y1 <= y0:
         return picture, depth
-    h, w = int(y1 - y0), int(x1 - x0)
-    deepest = max(float(v[:, 2].max()) for v, _, _ in meshes)
-    far = 1.5 * deepest
-    colors = np.zeros((h, w, 3), np.float32)
-    buffer = np.full((h, w), far, np.float32)
-    settings = cv2.TriangleRasterizeSettings()
-    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
-    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
-    # All meshes in one call: given a buffer that it drew into before, the rasteriser can lose the second mesh whole.
     vertices = np.concatenate([v for v, _, _ in meshes]).astype(np.float64)
     offsets = np.cumsum([0, *(len(v) for v, _, _ in meshes)])
     faces = np.concatenate([f.astype(np.int32) + o for (_, f, _), o in zip(meshes, offsets)])
     lit = np.concatenate([shade(*mesh) for mesh in meshes])
-    x, y, z = vertices.T
-    # A right angle of view gives a focal length of half the height; the first pixel's centre is at .5 there.
-    half = h / 2
-    sheared = np.stack(
-        [
-            (camera.fx * x + (camera.cx + 0.5 - x0 - w / 2) * z) / half,
-            -(camera.fy * y + (camera.cy + 0.5 - y0 - h / 2) * z) / half,
-            -z,
-        ],
-        -1,
-    )
-    cv2.triangleRasterize(
-        sheared.astype(np.float32)[None],
-        np.ascontiguousarray(faces, np.int32)[None],
-        lit.astype(np.float32)[None],
-        colors,
-        buffer,
-        np.eye(4, dtype=np.float32),
-        np.pi / 2,
-        _NEAR,
-        far,
-        settings,
-    )
-    # The rasteriser rounds what it does not touch, too.
-    seen = buffer < 1.2 * deepest
+    corner, size = (int(x0), int(y0)), (int(y1 - y0), int(x1 - x0))
+    colors, drawn, seen = rasterize(vertices, faces, lit, camera, corner, size, _NEAR)
     picture[y0:y1, x0:x1] = np.where(seen[..., None], np.clip(colors * 255 + 0.5, 0, 255), 0).astype(np.uint8)
-    depth[y0:y1, x0:x1] = np.where(seen, buffer, np.inf)
+    depth[y0:y1, x0:x1] = drawn
     return picture, depth
 
 

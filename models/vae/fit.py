@@ -20,6 +20,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
+from models.arguments import add_settings, read_settings
 from models.features.lpips import LPIPS, load_lpips
 from models.vae.data import ClipSampler, ClipShape, NoClipsError, centre_clip, media_files, read_clip
 from models.vae.patch_autoencoder import VALUES, PatchAutoencoder, blocks_of
@@ -115,11 +116,9 @@ def main(argv: list[str] | None = None) -> int:
         "--held-out", type=Path, nargs="*", default=[], help="videos, or folders of them, measured and not fitted to"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for configuration and weights")
-    for name, field in FitSettings.model_fields.items():
-        kind = float if field.annotation is float else int
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=field.description)
+    add_settings(parser, FitSettings)
     args = parser.parse_args(argv)
-    settings = FitSettings(**{n: v for n in FitSettings.model_fields if (v := getattr(args, n)) is not None})
+    settings = read_settings(args, FitSettings)
     try:
         held_out = media_files(args.held_out)
         files = [f for f in media_files(args.videos) if f not in held_out]

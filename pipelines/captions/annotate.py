@@ -10,16 +10,8 @@ from pipelines.captions.base import ActionCaption, GlobalCaption, Side
 from pipelines.captions.contact import ActingSpan, ContactReader, acting_spans
 from pipelines.captions.features import Hand
 from pipelines.captions.settings import CaptionSettings
-from pipelines.captions.spans import frames_of, temporal_iou
-from pipelines.captions.tracks import (
-    HAND_COLUMNS,
-    MASK_COLUMNS,
-    MASK_HOLD_S,
-    POSE_COLUMNS,
-    GarmentRegion,
-    Tracks,
-    build_tracks,
-)
+from pipelines.captions.spans import temporal_iou
+from pipelines.captions.tracks import Tracks, read_region, read_tracks
 from pipelines.captions.wording import Movement, describe, measure_movement, sentence
 from pipelines.stage import VideoTask
 
@@ -44,23 +36,18 @@ class KinematicBackend:
             task: The video.
             known_actions: Interactions that people labelled; they are not looked for then.
         """
-        row = task.row
-        size = (row["height"], row["width"])
-        pose, hands = task.rows("pose", POSE_COLUMNS), task.rows("hands", HAND_COLUMNS)
-        tracks = build_tracks(pose, hands, row["num_frames"], row["fps"], size)
+        tracks = read_tracks(task)
         actions = self._actions(tracks, task) if known_actions is None else known_actions
-        text = describe(tracks.body, list(tracks.hands.values()), [a.text for a in actions], size[0], tracks.fps)
+        text = describe(tracks.body, list(tracks.hands.values()), [a.text for a in actions], tracks.size[0], tracks.fps)
         seen = float(np.nan_to_num(tracks.pose_score).mean()) if len(tracks.pose_score) else 0.0
         return GlobalCaption(text, min(1.0, seen)), actions
 
     def _actions(self, tracks: Tracks, task: VideoTask) -> list[ActionCaption]:
-        masks = task.rows("agnostic_masks", MASK_COLUMNS)
-        region = GarmentRegion(masks, frames_of(MASK_HOLD_S, tracks.fps))
         cuts = task.row.get("cut_frames") or ()
         smoothing, least = self.settings.smoothing, self.settings.kinematic.min_probability
         spans = {
             side: acting_spans(contact, tracks.fps, smoothing, least, cuts)
-            for side, contact in self._reader.read(task, tracks, region).items()
+            for side, contact in self._reader.read(task, tracks, read_region(task)).items()
         }
         return caption_actions(tracks.hands, spans, tracks.fps)
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from pipelines.arrays import decode_mask, points_to_numpy
 from pipelines.captions.features import Body, Hand, measure_body, measure_hand, surroundings
+from pipelines.captions.spans import frames_of
+from pipelines.stage import VideoTask
 
 POSE_COLUMNS = ["frame", "time_s", "detected", "landmarks", "world_landmarks", "score"]
 HAND_COLUMNS = ["frame", "handedness", "score", "keypoints_2d", "keypoints_3d"]
@@ -86,6 +88,13 @@ def build_tracks(pose: pa.Table, hands: pa.Table, num_frames: int, fps: float, s
     return Tracks(frame_times(pose, num_frames, fps), fps, size, detected, score, body, measured)
 
 
+def read_tracks(task: VideoTask) -> Tracks:
+    """Body and hands of a video from its rows of `pose` and `hands`."""
+    row = task.row
+    pose, hands = task.rows("pose", POSE_COLUMNS), task.rows("hands", HAND_COLUMNS)
+    return build_tracks(pose, hands, row["num_frames"], row["fps"], (row["height"], row["width"]))
+
+
 class GarmentRegion:
     """The masks of one video, decoded where they are asked for.
 
@@ -133,3 +142,8 @@ class GarmentRegion:
             height, width = self._masks["height"][row].as_py(), self._masks["width"][row].as_py()
             self._decoded = (frame, decode_mask(self._masks["mask"][row].as_py(), height, width))
         return self._decoded[1]
+
+
+def read_region(task: VideoTask) -> GarmentRegion:
+    """The garment's region from a video's rows of `agnostic_masks`."""
+    return GarmentRegion(task.rows("agnostic_masks", MASK_COLUMNS), frames_of(MASK_HOLD_S, task.row["fps"]))

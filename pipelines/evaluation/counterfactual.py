@@ -22,7 +22,7 @@ from rich.progress import track
 
 from models.itryon.embedded import EMBEDDED, checkpoint_source
 from pipelines.evaluation.degrade import through_autoencoder
-from pipelines.ingest.manifest import MANIFEST
+from pipelines.ingest.manifest import MANIFEST, ManifestEntry, parse_manifest
 from pipelines.previews.canvas import encode as encode_jpeg
 from pipelines.previews.canvas import fitted, heading, paragraph, stack, strip
 from pipelines.store import DeltaStore
@@ -77,39 +77,61 @@ def compare(result: np.ndarray, source: np.ndarray, truth: np.ndarray, best: np.
     return (*errors, float(changed.mean()))
 
 
+def counterfactuals(folder: Path) -> list[tuple[ManifestEntry, str, Path]]:
+    """Clips of a studio folder that were rendered in another garment, too.
+
+    Returns:
+        For each, its line of the manifest, the photo of the other garment below the folder, and the video in it.
+
+    Raises:
+        ValueError: A line of the manifest is wrong, or does not say what is done in its clip.
+        FileNotFoundError: The folder holds no clip with a counterfactual.
+    """
+    found = []
+    with (folder / MANIFEST).open("rb") as lines:
+        for line in parse_manifest(lines):
+            if line.entry is None:
+                raise ValueError(f"{folder / line.source}: {line.error}")
+            other = folder / TRUTH / f"{Path(line.entry.video).stem}.other.mp4"
+            if line.entry.tryon_garment and other.is_file():
+                if "actions" not in line.entry.model_fields_set:
+                    raise ValueError(f"{folder / line.source} names no actions: render without --no-labels")
+                found.append((line.entry, line.entry.tryon_garment, other))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no clip with a counterfactual: render it without --no-counterfactual")
+    return found
+
+
 def evaluate_clips(
     folder: Path, loaded: LoadedPipeline, settings: TryOnSettings, work: Path, most: int | None = None
 ) -> tuple[list[Comparison], list[np.ndarray]]:
     """Dress every clip of a studio folder that has a counterfactual; rows of a contact sheet come along.
 
     Raises:
+        ValueError: A line of the manifest is wrong, or does not say what is done in its clip.
         FileNotFoundError: The folder holds no clip with a counterfactual.
     """
-    entries = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines() if line.strip()]
-    pairs = [(e, folder / TRUTH / f"{Path(e['video']).stem}.other.mp4") for e in entries]
-    pairs = [(e, other) for e, other in pairs if other.is_file() and e.get("tryon_garment")][:most]
-    if not pairs:
-        raise FileNotFoundError(f"{folder} holds no clip with a counterfactual: render it without --no-counterfactual")
+    pairs = counterfactuals(folder)[:most]
     lake, comparisons, rows = DeltaStore(work / "lake"), [], []
-    for entry, other in track(pairs, description="dressing", disable=not sys.stderr.isatty()):
-        name = Path(entry["video"]).stem
+    for entry, photo, other in track(pairs, description="dressing", disable=not sys.stderr.isatty()):
+        name = Path(entry.video).stem
         written = tryon_file(
             loaded,
-            folder / entry["video"],
-            folder / entry["tryon_garment"],
+            folder / entry.video,
+            folder / photo,
             work / f"{name}.mp4",
             lake,
             settings,
-            category=entry["garment_category"],
-            spans_s=[(a["start_s"], a["end_s"], a["text"]) for a in entry["actions"]],
-            prompt=entry["global_caption"],
+            category=entry.garment_category or "upper_body",
+            spans_s=[(a.start_s, a.end_s, a.text) for a in entry.actions],
+            prompt=entry.global_caption,
         )
-        result, source, truth = (_frames(p) for p in (written.video, folder / entry["video"], other))
+        result, source, truth = (_frames(p) for p in (written.video, folder / entry.video, other))
         best = through_autoencoder(loaded.pipe.vae, truth, settings.sizes)
-        action = entry["actions"][0]["action"] if entry["actions"] else ""
+        action = entry.actions[0].action if entry.actions else ""
         found = Comparison(name, action, *compare(result, source, truth, best))
         comparisons.append(found)
-        garment = np.asarray(Image.open(folder / entry["tryon_garment"]).convert("RGB"))
+        garment = np.asarray(Image.open(folder / photo).convert("RGB"))
         rows += _rows(found, garment, source, result, truth, entry)
     return comparisons, rows
 
@@ -120,9 +142,14 @@ def _frames(path: Path) -> np.ndarray:
 
 
 def _rows(
-    found: Comparison, garment: np.ndarray, source: np.ndarray, result: np.ndarray, truth: np.ndarray, entry: dict
+    found: Comparison,
+    garment: np.ndarray,
+    source: np.ndarray,
+    result: np.ndarray,
+    truth: np.ndarray,
+    entry: ManifestEntry,
 ) -> list[np.ndarray]:
-    text = entry["actions"][0]["text"] if entry["actions"] else entry["global_caption"]
+    text = entry.actions[0].text if entry.actions else entry.global_caption
     note = f"{text} · error {found.error:.3f}, unchanged {found.unchanged:.3f}, floor {found.floor:.3f}"
     picks = np.linspace(0, len(source) - 1, 5).round().astype(int)
     height = round(_TILE * source.shape[1] / source.shape[2])

@@ -13,7 +13,7 @@ def tables_markdown() -> str:
     """Every table with its columns, types and documentation, as Markdown."""
     parts = [
         "# Tables\n",
-        "Made from `pipelines/store/schemas.py` by `python -m pipelines.store.document docs/tables.md`.\n",
+        "Made from the schemas in `pipelines/store` by `python -m pipelines.store.document docs/tables.md`.\n",
         "Tables lie at `<lake>/tables/<name>`; a URI in a column is relative to the lake root. Frames count from 0 "
         "and a span is half-open, `[start, end)`.\n",
     ]

@@ -1,68 +1,73 @@
-"""The schema of every Delta table: one constant a table, each column with its meaning and unit.
+"""The schema of every table that any video leads to: one constant a table, each column with its meaning and unit.
 
-Only declarations belong here. Types avoid what Delta Lake changes on a round trip: unsigned integers, float16 and
-fixed-size lists come back as something else. Points are lists of structs, so that a column reads as `x_px`, `y_px`
-in any SQL engine and each coordinate compresses on its own.
+Only declarations belong here. Tables up to `captions` are declared below, those of the model half in `model_schemas`;
+both are imported from here, as are the shared columns of `columns`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
-LANDMARK = pa.struct(
-    [("x_px", pa.float32()), ("y_px", pa.float32()), ("z", pa.float32()), ("visibility", pa.float32())]
+from pipelines.store.columns import (
+    ACTIONS,
+    BATCH,
+    CAMERA,
+    FINGERPRINT,
+    FLOATS,
+    FRAME,
+    GARMENT_CATEGORIES,
+    LANDMARK,
+    POINT_2D,
+    POINT_3D,
+    RUN,
+    TIME,
+    TIMESTAMP,
+    VIDEO_ID,
+    TableSpec,
+    column,
 )
-POINT_2D = pa.struct([("x_px", pa.float32()), ("y_px", pa.float32())])
-POINT_3D = pa.struct([("x_m", pa.float32()), ("y_m", pa.float32()), ("z_m", pa.float32())])
-CAMERA = pa.struct([("fx", pa.float32()), ("fy", pa.float32()), ("cx", pa.float32()), ("cy", pa.float32())])
-FLOATS = pa.list_(pa.float32())
-TIMESTAMP = pa.timestamp("us", tz="UTC")
-
-ACTIONS = ("adjust_collar", "adjust_hem", "operate_zipper", "stretch_fabric", "roll_sleeve", "other")
-"""Interaction categories. The paper names collar, hem and other; zipping, lifting and stretching come from its text."""
-
-GARMENT_CATEGORIES = ("upper_body", "lower_body", "dresses")
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """Name, columns and physical layout of one Delta table.
-
-    Attributes:
-        name: Folder below `<lake>/tables`, and the name of the asset that writes it.
-        description: What one row is.
-        schema: Arrow schema; each field carries its documentation in the metadata key `comment`.
-        partition_by: Hive partition columns. Writers replace whole partitions, so two writers never conflict.
-        sort_by: Order of rows within a partition (row-group statistics prune reads of one video).
-    """
-
-    name: str
-    description: str
-    schema: pa.Schema
-    partition_by: tuple[str, ...] = ("batch",)
-    sort_by: tuple[str, ...] = ("video_id", "frame")
-
-    def column_docs(self) -> dict[str, str]:
-        """Column name to documentation, in schema order."""
-        return {f.name: (f.metadata or {}).get(b"comment", b"").decode() for f in self.schema}
-
-
-def column(name: str, type_: pa.DataType, doc: str, nullable: bool = True) -> pa.Field:
-    return pa.field(name, type_, nullable=nullable, metadata={"comment": doc})
-
-
-BATCH = column("batch", pa.string(), "Batch of videos; the Dagster partition key", nullable=False)
-VIDEO_ID = column("video_id", pa.string(), "First 16 hex digits of the SHA-256 of the video file", nullable=False)
-FRAME = column("frame", pa.int32(), "Frame number, from 0", nullable=False)
-TIME = column("time_s", pa.float64(), "Presentation time in seconds from the first frame", nullable=False)
-FINGERPRINT = column(
-    "fingerprint", pa.string(), "Content + code version + weights + settings that made the row", nullable=False
+from pipelines.store.model_schemas import (
+    CHECKPOINTS,
+    CLIPS,
+    ISR_SCORES,
+    TRAINING_METRICS,
+    TRAINING_SETS,
+    TRYON_VIDEOS,
+    VIDEO_METRICS,
 )
-RUN = [
-    column("created_at", TIMESTAMP, "When the row was written", nullable=False),
-    column("run_id", pa.string(), "Dagster run that wrote the row, empty outside Dagster"),
+
+__all__ = [
+    "ACTIONS",
+    "AGNOSTIC_MASKS",
+    "BATCH",
+    "CAMERA",
+    "CAPTIONS",
+    "CHECKPOINTS",
+    "CLIPS",
+    "FINGERPRINT",
+    "FLOATS",
+    "FRAME",
+    "GARMENTS",
+    "GARMENT_CATEGORIES",
+    "HANDS",
+    "ISR_SCORES",
+    "LANDMARK",
+    "PIPELINE_TABLES",
+    "POINT_2D",
+    "POINT_3D",
+    "POSE",
+    "RUN",
+    "STAGE_STATUS",
+    "TIME",
+    "TIMESTAMP",
+    "TRAINING_METRICS",
+    "TRAINING_SETS",
+    "TRYON_VIDEOS",
+    "VIDEOS",
+    "VIDEO_ID",
+    "VIDEO_METRICS",
+    "TableSpec",
+    "column",
 ]
 
 VIDEOS = TableSpec(
@@ -275,195 +280,6 @@ CAPTIONS = TableSpec(
         ]
     ),
     sort_by=("video_id", "kind", "start_frame"),
-)
-
-CLIPS = TableSpec(
-    "clips",
-    "One training window of a video with its encoded conditions",
-    pa.schema(
-        [
-            BATCH,
-            VIDEO_ID,
-            column("clip_id", pa.string(), "Digest of video_id, start frame, length and size", nullable=False),
-            column("start_frame", pa.int32(), "First frame of the window", nullable=False),
-            column("num_frames", pa.int32(), "Frames of the window, 4n + 1", nullable=False),
-            column("bucket", pa.string(), "<frames>x<height>x<width>", nullable=False),
-            column(
-                "latents_uri",
-                pa.string(),
-                "safetensors blob: target, conditions, hand latents and hand points",
-                nullable=False,
-            ),
-            column(
-                "text_uri", pa.string(), "safetensors blob: global and per-segment caption embeddings", nullable=False
-            ),
-            column(
-                "action_mask", FLOATS, "M_action per latent frame: 1 where an interaction span overlaps", nullable=False
-            ),
-            column("actions", pa.list_(pa.string()), "Interaction categories in the window", nullable=False),
-            column("global_caption", pa.string(), "Caption of the window", nullable=False),
-            column("garment_id", pa.string(), "Garment used as reference", nullable=False),
-            column("split", pa.string(), "train, val or test", nullable=False),
-            column(
-                "encoder_digest", pa.string(), "Digest of VAE and text encoder weights and transform", nullable=False
-            ),
-            FINGERPRINT,
-        ]
-    ),
-    sort_by=("video_id", "start_frame"),
-)
-
-TRAINING_SETS = TableSpec(
-    "training_sets",
-    "A pinned selection of clips: the same row gives the same samples for ever",
-    pa.schema(
-        [
-            column("training_set_id", pa.string(), "Digest of the manifest", nullable=False),
-            column(
-                "table_versions",
-                pa.map_(pa.string(), pa.int64()),
-                "Delta version of every table it was read from",
-                nullable=False,
-            ),
-            column("row_digest", pa.string(), "Digest of the selected rows", nullable=False),
-            column("filters", pa.string(), "Selection as JSON", nullable=False),
-            column("batches", pa.list_(pa.string()), "Batches that contributed", nullable=False),
-            column("num_clips", pa.int32(), "Clips selected", nullable=False),
-            column("num_interaction_clips", pa.int32(), "Clips with at least one interaction frame", nullable=False),
-            column("manifest_uri", pa.string(), "Parquet blob with the selected rows", nullable=False),
-            column("encoder_digest", pa.string(), "Encoder all clips were encoded with", nullable=False),
-            *RUN,
-        ]
-    ),
-    partition_by=("training_set_id",),
-    sort_by=(),
-)
-
-TRAINING_METRICS = TableSpec(
-    "training_metrics",
-    "Loss and speed of one logged training step",
-    pa.schema(
-        [
-            column("checkpoint_id", pa.string(), "Checkpoint the step led to", nullable=False),
-            column("step", pa.int32(), "Optimiser step", nullable=False),
-            column("loss", pa.float64(), "L_std + lambda * L_AC", nullable=False),
-            column("loss_std", pa.float64(), "Flow-matching loss", nullable=False),
-            column("loss_action", pa.float64(), "AC term before lambda"),
-            column("learning_rate", pa.float64(), "Learning rate", nullable=False),
-            column("step_seconds", pa.float64(), "Wall time of the step", nullable=False),
-        ]
-    ),
-    partition_by=("checkpoint_id",),
-    sort_by=("step",),
-)
-
-CHECKPOINTS = TableSpec(
-    "checkpoints",
-    "A trained iTryOn transformer",
-    pa.schema(
-        [
-            column("checkpoint_id", pa.string(), "Digest of training set, configuration and parent", nullable=False),
-            column("training_set_id", pa.string(), "Training set", nullable=False),
-            column("parent_checkpoint_id", pa.string(), "Checkpoint the training started from"),
-            column("preset", pa.string(), "nano, 1.3b or 14b", nullable=False),
-            column("uri", pa.string(), "Folder in diffusers layout, relative to the lake root", nullable=False),
-            column("weights_sha256", pa.string(), "SHA-256 of the transformer weights", nullable=False),
-            column("config", pa.string(), "Training configuration as JSON", nullable=False),
-            column("steps", pa.int32(), "Optimiser steps", nullable=False),
-            column("final_loss", pa.float64(), "Mean loss of the last tenth of the steps", nullable=False),
-            column("seconds", pa.float64(), "Training time", nullable=False),
-            *RUN,
-        ]
-    ),
-    partition_by=("checkpoint_id",),
-    sort_by=(),
-)
-
-_PREDICTION = [
-    column("checkpoint_id", pa.string(), "Checkpoint that made the video", nullable=False),
-    column("tryon_id", pa.string(), "Digest of video, garment, checkpoint and settings", nullable=False),
-    VIDEO_ID,
-]
-
-TRYON_VIDEOS = TableSpec(
-    "tryon_videos",
-    "A video with its person dressed in another garment",
-    pa.schema(
-        [
-            *_PREDICTION,
-            column("garment_id", pa.string(), "Garment put on", nullable=False),
-            column(
-                "paired",
-                pa.bool_(),
-                "Whether it is the garment the person wears anyway (ground truth exists)",
-                nullable=False,
-            ),
-            column("uri", pa.string(), "Blob, mp4; null on error"),
-            column("side_by_side_uri", pa.string(), "Blob, mp4: source, agnostic, garment, result"),
-            column("start_frame", pa.int32(), "First source frame", nullable=False),
-            column("num_frames", pa.int32(), "Frames", nullable=False),
-            column("record", pa.string(), "Input versions, seed and settings as JSON", nullable=False),
-            column("status", pa.string(), "ok or error", nullable=False),
-            column("reason", pa.string(), "Why not ok"),
-            *RUN,
-        ]
-    ),
-    partition_by=("checkpoint_id",),
-    sort_by=("video_id", "tryon_id"),
-)
-
-VIDEO_METRICS = TableSpec(
-    "video_metrics",
-    "One quality metric of one try-on video, or of the whole set",
-    pa.schema(
-        [
-            *_PREDICTION[:2],
-            column("video_id", pa.string(), "Source video; null for a metric of the whole set"),
-            column("metric", pa.string(), "ssim, lpips, vfid_i3d, ...", nullable=False),
-            column("value", pa.float64(), "Null where the metric could not be computed"),
-            column("reason", pa.string(), "Why null"),
-            column("mode", pa.string(), "corrected or legacy (the field's published script)", nullable=False),
-            column("network", pa.string(), "Feature network and its digest; empty where none"),
-            column("num_samples", pa.int32(), "Frames or clips it was computed from", nullable=False),
-            *RUN,
-        ]
-    ),
-    partition_by=("checkpoint_id",),
-    sort_by=("metric",),
-)
-
-ISR_SCORES = TableSpec(
-    "isr_scores",
-    "A judge's verdict on one interaction of one try-on video (interaction success rate)",
-    pa.schema(
-        [
-            *_PREDICTION,
-            column("action", pa.string(), "Interaction asked for", nullable=False),
-            column("start_frame", pa.int32(), "First frame of the span", nullable=False),
-            column("end_frame", pa.int32(), "End of the span, exclusive", nullable=False),
-            column("text", pa.string(), "Caption of the action", nullable=False),
-            column("success", pa.bool_(), "Verdict; null where the judge could not answer"),
-            column("score", pa.float32(), "Confidence that the interaction succeeded, 0 to 1"),
-            column("rationale", pa.string(), "The judge's reason", nullable=False),
-            column("judge", pa.string(), "vlm, local_vlm or kinematic, with model or version", nullable=False),
-            column("judge_digest", pa.string(), "Settings, version and weights of the judge; see `judge_reports`"),
-            column(
-                "judge_kappa",
-                pa.float64(),
-                "The judge's agreement with known truth (Cohen's kappa), newest of `judge_reports` when it judged; null "
-                "where this judge was never validated",
-            ),
-            column("frames", pa.list_(pa.int32()), "Frames of the result that the judge looked at"),
-            column("evidence_uri", pa.string(), "Blob, jpg: these frames, the source's above the result's"),
-            column("votes", pa.list_(pa.bool_()), "Single votes", nullable=False),
-            column("prompt_tokens", pa.int32(), "Tokens sent (vlm)"),
-            column("completion_tokens", pa.int32(), "Tokens received (vlm)"),
-            column("cost", pa.float64(), "What the tokens cost, in the currency of the prices; null without prices"),
-            *RUN,
-        ]
-    ),
-    partition_by=("checkpoint_id",),
-    sort_by=("video_id", "start_frame"),
 )
 
 PIPELINE_TABLES = (

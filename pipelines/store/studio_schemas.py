@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipelines.store.schemas import (
+from pipelines.store.columns import (
     BATCH,
     CAMERA,
     FINGERPRINT,

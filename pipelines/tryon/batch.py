@@ -31,9 +31,8 @@ from pipelines.store.schemas import (
 )
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
 from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
-from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
+from pipelines.tryon.settings import CODE_VERSION, NEEDED, TryOnSettings
 
-_NEEDED = ("pose", "agnostic_masks", "hands", "captions")
 _SPLITS = ("test", "val", "train")
 
 
@@ -98,14 +97,14 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
         if row["status"] == "ok":
             states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
     videos = [v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and not v["duplicate_of"]]
-    ready = [v for v in videos if set(_NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
+    ready = [v for v in videos if set(NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
     if not ready:
-        raise NothingToDress(f"No video has {', '.join(_NEEDED)}: materialise them for a batch first")
+        raise NothingToDress(f"No video has {', '.join(NEEDED)}: materialise them for a batch first")
     ready.sort(key=lambda v: (_SPLITS.index(v["split"]) if v["split"] in _SPLITS else len(_SPLITS), v["video_id"]))
     photos = {g["garment_id"]: g for g in store.read(GARMENTS).to_pylist() if g["status"] == "ok" and g["uri"]}
     pairs = []
     for video in ready[: settings.max_videos]:
-        prints = {s: states[video["batch"], video["video_id"]][s] for s in _NEEDED}
+        prints = {s: states[video["batch"], video["video_id"]][s] for s in NEEDED}
         own = photos.get(video["garment_id"])
         if settings.pairs in ("paired", "both"):
             pairs.append(Pair(video, own or video, own is None, True, prints))

@@ -10,6 +10,9 @@ from pipelines.clips.settings import WindowFrames, WindowSizes
 
 CODE_VERSION = "1"
 
+NEEDED = ("pose", "hands", "agnostic_masks", "captions")
+"""Stages between a video and its try-on, in the order in which they run."""
+
 
 class TryOnSettings(BaseModel):
     """How try-on videos are made."""

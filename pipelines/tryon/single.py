@@ -36,11 +36,9 @@ from pipelines.store.schemas import GARMENTS, STAGE_STATUS, VIDEOS
 from pipelines.tryon.batch import annotations_of
 from pipelines.tryon.load import LoadedPipeline
 from pipelines.tryon.run import Garment, tryon_video
-from pipelines.tryon.settings import TryOnSettings
+from pipelines.tryon.settings import NEEDED, TryOnSettings
 
 _SOUND_OF_MP4 = frozenset({"aac", "mp3", "ac3", "opus", "alac"})
-NEEDED = ("pose", "hands", "agnostic_masks", "captions")
-"""Stages between a video and its try-on, in order."""
 
 
 class CannotDress(ValueError):

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.arguments import add_settings, read_settings
 from models.perception.hands.lifter import (
     CLIP,
     FEATURES,
@@ -315,20 +316,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.perception.hands.train_lifter", description=__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of lifter_data")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="file of weights to write")
-    for name, field in LifterTrainingSettings.model_fields.items():
-        kind: Any = field.annotation
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=field.default, help=field.description)
-    options = vars(parser.parse_args(arguments))
-    folders, out = options.pop("data"), options.pop("out")
+    add_settings(parser, LifterTrainingSettings)
+    options = parser.parse_args(arguments)
     # Sums in another order would be other weights.
     torch.set_num_threads(1)
-    settings = LifterTrainingSettings(**options)
+    settings = read_settings(options, LifterTrainingSettings)
     console = Console()
     try:
-        data = load_data(folders)
+        data = load_data(options.data)
         with Progress(console=console) as progress:
             bar = progress.add_task("training", total=settings.steps)
-            figures = run(settings, data, out, lambda: progress.advance(bar))
+            figures = run(settings, data, options.out, lambda: progress.advance(bar))
     except (ValueError, FloatingPointError) as error:
         console.print(f"error: {error}", style="red", highlight=False)
         return 1
@@ -338,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = (f[f"{name}_{kind}"] for name in names for kind in ("mean", "median"))
         table.add_row(name, str(int(f["hands"])), *(f"{v:.1f}" for v in values))
     console.print(table)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {options.out}", highlight=False)
     return 0
 
 

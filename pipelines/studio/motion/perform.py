@@ -124,11 +124,7 @@ class Performer:
         acting = [] if script.side is None else list(SIDES) if script.both else [script.side]
         # The hand that is acted upon, or only hangs, goes first: the other one may reach for its sleeve.
         for side in sorted(SIDES, key=lambda s: s in acting):
-            aim = (
-                self._acting(side, t, posed, mimed, obstacle)
-                if side in acting
-                else self._resting(side, t, posed, trunk)
-            )
+            aim = self._acting(side, t, posed, mimed, obstacle) if side in acting else self._resting(side, t, posed)
             poser.reach(local, posed, side, aim.goal)
             posed = poser.pose(trunk, local)
             aim = self._kept_out(side, posed, obstacle, aim)
@@ -163,29 +159,35 @@ class Performer:
 
     # --- hands ---
 
-    def _resting(self, side: str, t: float, posed: Posed, trunk: Trunk) -> _Aim:
-        script, m = self.script, _sign(side)
+    def _hang(self, side: str, t: float, posed: Posed) -> HandGoal:
+        """The arm hanging beside the body; it swings when the person walks."""
+        m = _sign(side)
         hand = self.poser.hands[side]
         hips = posed.rotations[0]
         wrist, fingers, palm = goals.hang(m, self._hips)
         wrist = wrist + self._idle[side].at(t)
-        if script.performance == "walk":
+        if self.script.performance == "walk":
             wrist = wrist + np.array([0.0, -0.12 * m * np.sin(2 * np.pi * self._stride_rate * t), 0.02])
         grip = {"relaxed": 1.0}
-        hang = HandGoal(
+        return HandGoal(
             posed.positions[0] + hips @ wrist + hips @ hand.turn(fingers, palm) @ hand.point("palm", grip),
             hips @ hand.turn(fingers, palm),
             grip,
             "palm",
             hips @ (np.array([0.5 * m, 0.7, -0.5]) + self._elbow[side]),
         )
+
+    def _resting(self, side: str, t: float, posed: Posed) -> _Aim:
+        script, hang = self.script, self._hang(side, t, posed)
         if script.action == "roll_sleeve":
             return _Aim(self._blend(hang, self._offered(side, posed), self._lead(t), side, posed), 0.0)
-        if script.performance in ("walk",) or script.side is None:
+        if script.performance == "walk" or script.side is None:
             return _Aim(hang, 0.015)
         if script.other_hand == "hip":
+            m, hips = _sign(side), posed.rotations[0]
             place, fingers, palm = goals.on_hip(m, self._hips)
-            goal = replace(hang, position=posed.positions[0] + hips @ place, rotation=hips @ hand.turn(fingers, palm))
+            turn = self.poser.hands[side].turn(fingers, palm)
+            goal = replace(hang, position=posed.positions[0] + hips @ place, rotation=hips @ turn)
             return _Aim(replace(goal, elbow=hips @ np.array([m, 0.5, -0.1])), 0.002)
         if script.other_hand == "gesture":
             return _Aim(self._blend(hang, self._free(side, t, posed), script.phases.reach(t), side, posed), 0.03)
@@ -193,7 +195,7 @@ class Performer:
 
     def _acting(self, side: str, t: float, posed: Posed, mimed: ClothState, obstacle: Obstacle) -> _Aim:
         script = self.script
-        hang = self._resting_hang(side, t, posed)
+        hang = self._hang(side, t, posed)
         margin = 0.0
         if script.performance == "hover":
             there, margin = self._free(side, t, posed), script.gap_m * 0.5 + 0.02
@@ -206,14 +208,6 @@ class Performer:
         if script.performance == "pantomime":
             margin = 0.6 * script.gap_m
         return _Aim(self._blend(hang, there, script.phases.reach(t), side, posed), margin)
-
-    def _resting_hang(self, side: str, t: float, posed: Posed) -> HandGoal:
-        plain = replace(self.script, action=None, side=None)
-        whole, self.script = self.script, plain
-        try:
-            return self._resting(side, t, posed, Trunk()).goal
-        finally:
-            self.script = whole
 
     def _held(self, side: str, t: float, posed: Posed, mimed: ClothState) -> HandGoal:
         script, m = self.script, _sign(side)

@@ -1,4 +1,4 @@
-"""Triangles to per-pixel attributes and depth, with OpenCV's software rasteriser.
+"""Triangles to per-pixel attributes and depth within a window of the picture.
 
 The rasteriser carries three numbers per vertex. Besides two texture coordinates and the light, a pixel must know which
 part it belongs to: the part's number is a multiple of `PART_STEP` added to the first coordinate, which stays exact
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from models.perception import rasterizer
 from models.perception.hands.base import Camera
 
 PART_STEP = 8192.0
@@ -99,65 +99,19 @@ def rasterize(
         camera: Pinhole camera of the whole picture.
         window: What to draw of it.
     """
-    h, w = window.y1 - window.y0, window.x1 - window.x0
-    out = np.zeros((h, w, 3), np.float32)
+    corner, size = _place(window)
     if not len(faces) or window.empty:
-        return Raster(window, out, np.full((h, w), np.inf, np.float32), np.zeros((h, w), bool))
-    deepest = float(vertices[:, 2].max())
-    far = 1.5 * deepest
-    depth = np.full((h, w), far, np.float32)
-    settings = cv2.TriangleRasterizeSettings()
-    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
-    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
-    cv2.triangleRasterize(
-        _sheared(vertices, camera, window)[None],
-        np.ascontiguousarray(faces, np.int32)[None],
-        np.ascontiguousarray(attributes, np.float32)[None],
-        out,
-        depth,
-        np.eye(4, dtype=np.float32),
-        np.pi / 2,
-        NEAR / 2,
-        far,
-        settings,
-    )
-    # The rasteriser rounds what it does not touch, too.
-    seen = depth < 1.2 * deepest
-    depth[~seen] = np.inf
-    return Raster(window, out, depth, seen)
+        values, depth, seen = np.zeros((*size, 3), np.float32), np.full(size, np.inf, np.float32), np.zeros(size, bool)
+    else:
+        values, depth, seen = rasterizer.rasterize(vertices, faces, attributes, camera, corner, size, NEAR / 2)
+    return Raster(window, values, depth, seen)
 
 
 def rasterize_depth(vertices: np.ndarray, faces: np.ndarray, camera: Camera, window: Window) -> np.ndarray:
     """Depth (h, w) float32 in metres alone, far away where nothing is; at half the cost. Arguments as `rasterize`."""
-    far = 1.5 * float(vertices[:, 2].max())
-    depth = np.full((window.y1 - window.y0, window.x1 - window.x0), far, np.float32)
-    settings = cv2.TriangleRasterizeSettings()
-    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
-    cv2.triangleRasterizeDepth(
-        _sheared(vertices, camera, window)[None],
-        np.ascontiguousarray(faces, np.int32)[None],
-        depth,
-        np.eye(4, dtype=np.float32),
-        np.pi / 2,
-        NEAR / 2,
-        far,
-        settings,
-    )
-    return depth
+    return rasterizer.rasterize_depth(vertices, faces, camera, *_place(window), NEAR / 2)
 
 
-def _sheared(vertices: np.ndarray, camera: Camera, window: Window) -> np.ndarray:
-    """Vertices as the rasteriser wants them.
-
-    It knows a camera that looks along -z with y up and one vertical field of view; any pinhole camera is brought to it
-    by shearing the vertices, which keeps depth.
-    """
-    h, w = window.y1 - window.y0, window.x1 - window.x0
-    x, y, z = vertices.T
-    # A right angle of view gives a focal length of half the height; the first pixel's centre is at .5 there.
-    half = h / 2
-    out = np.empty((len(vertices), 3), np.float32)
-    out[:, 0] = (camera.fx * x + (camera.cx + 0.5 - window.x0 - w / 2) * z) / half
-    out[:, 1] = -(camera.fy * y + (camera.cy + 0.5 - window.y0 - h / 2) * z) / half
-    out[:, 2] = -z
-    return out
+def _place(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First pixel, x and y, and size, rows and columns."""
+    return (window.x0, window.y0), (window.y1 - window.y0, window.x1 - window.x0)
