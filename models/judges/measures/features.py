@@ -27,7 +27,7 @@ def contact_measures(request: JudgeRequest) -> dict[str, float]:
     """
     if request.contact is None:
         raise ValueError("the request brings no reading of the contact network")
-    source, result = request.contact.source, request.contact.result
+    source = request.contact
     span = slice(request.start, request.end)
     acting = {s: _acting(h) for s, h in source.items()}
     side = max(acting, key=lambda s: float(acting[s][span].sum()))
@@ -40,7 +40,6 @@ def contact_measures(request: JudgeRequest) -> dict[str, float]:
     classes = [c for c in CLASSES if c != CLASSES[REST]]
     own = named[classes.index(request.action)] if request.action in classes else _SURE
     rival = max(v for c, v in zip(classes, named) if c != request.action)
-    done = max(float(_acting(h)[span].mean()) for h in result.values())
     return {
         "acting": _logit(float(mine[span].mean())),
         "acting_peak": _logit(float(np.quantile(mine[span], 0.8))),
@@ -49,8 +48,6 @@ def contact_measures(request: JudgeRequest) -> dict[str, float]:
         "acting_share": float(mine[span].sum() / (mine.sum() + 0.5)),
         "named": float(np.log(own)),
         "margin": float(np.log(own) - np.log(rival)),
-        "result_acting": _logit(done),
-        "acting_lost": _logit(done) - _logit(float(mine[span].mean())),
     }
 
 
