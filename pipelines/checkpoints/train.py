@@ -94,7 +94,8 @@ def plan_training(
         store: The lake.
         training_set: Row of `training_sets`.
         settings: What to train.
-        clips: How clips are encoded now: validation videos are decoded with that VAE, if it made the training set.
+        clips: How clips are encoded now: validation videos are decoded with that VAE, if it made the training set,
+            and frames are encoded on the fly with these settings.
 
     Raises:
         CheckpointMissing: `settings.parent` names no checkpoint.
@@ -127,7 +128,8 @@ def plan_training(
     if settings.allow_oversize:
         overrides["allow_oversize"] = True
     config = load_config(settings.recipe, overrides)
-    config, remark = _with_vae(config, training_set["encoder_digest"], clips or ClipsSettings())
+    clips = clips or ClipsSettings()
+    config, remark = _with_vae(config, training_set["encoder_digest"], clips)
     content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _NOT_IN_THE_NAME}
     parent_id = parent["checkpoint_id"] if parent else None
     # By content: a release may bring other weights under the same name.
@@ -136,13 +138,20 @@ def plan_training(
     output = _scratch(store) / checkpoint_id
     config = config.model_copy(update={"output_dir": str(output)})
     output.mkdir(parents=True, exist_ok=True)
-    file = output / "config.json"
-    temporary = output / f".config.{uuid.uuid4().hex}.tmp"
-    temporary.write_text(config.model_dump_json(indent=1))
-    temporary.replace(file)
-    launcher = settings.launcher or [sys.executable]
-    command = [*launcher, "-m", "models.training", "--config", str(file)]
+    file = _write(output / "config.json", config.model_dump_json(indent=1))
+    program = ["-m", "models.training"]
+    if settings.encode == "on_the_fly":
+        clips_file = _write(output / "clips.json", clips.model_dump_json(indent=1))
+        program = ["-m", "pipelines.checkpoints.live", "--clips", str(clips_file)]
+    command = [*(settings.launcher or [sys.executable]), *program, "--config", str(file)]
     return TrainingPlan(checkpoint_id, config, output, parent_id, command, remark)
+
+
+def _write(file: Path, text: str) -> Path:
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
+    return file
 
 
 def _with_vae(config: TrainConfig, encoder: str, clips: ClipsSettings) -> tuple[TrainConfig, str]:
