@@ -7,7 +7,6 @@ twice, and a run that was killed goes on where its last checkpoint was, since it
 from __future__ import annotations
 
 import json
-import os
 import sys
 import uuid
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pyarrow import fs
 
 from models.itryon.embedded import EMBEDDED, embedded_digest
 from models.training.config import WITHOUT_EFFECT, TrainConfig, load_config, read_recipe
-from models.training.signals import PARENT_ENV
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
@@ -57,11 +55,6 @@ class TrainingPlan:
     parent_checkpoint_id: str | None
     command: list[str]
     remark: str = ""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables for the trainer process: it ends when this one is killed."""
-        return {PARENT_ENV: str(os.getpid())}
 
 
 def newest_checkpoint(store: DeltaStore) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Runs of two processes, started by `torch.distributed.run`: data-parallel, sharded, and sharded runs that go on.
 
-accelerate shards on accelerators only: on CPUs it leaves a configured FSDP out of account without a word. It is told here
-that the processes are sharded; everything after that is its own and torch's.
+accelerate shards on accelerators only: on CPUs it leaves a configured FSDP out of account without a word. It is told
+here that the processes are sharded; everything after that is its own and torch's.
 """
 
 from __future__ import annotations
@@ -29,12 +29,9 @@ class Sharded(Accelerator):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=VERSION, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
         )
         self.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-
-
-VERSION = 2
 
 
 def main(root: Path) -> None:

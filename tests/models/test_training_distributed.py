@@ -26,7 +26,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path):
     make_set(tmp_path)
     # One process that takes two batches a step sees the same batches and noises as two that take one each.
     train(config(tmp_path, tmp_path / "one", **SHARED, gradient_accumulation_steps=2))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "tests.models.distributed_runs", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
