@@ -281,6 +281,31 @@ def test_frames_encoded_on_the_fly_are_the_cached_samples(stage: ClipsStage, pin
     assert torch.equal(a.action_mask, b.action_mask) and torch.equal(a.segment_index, b.segment_index)
 
 
+def test_the_trainer_makes_the_same_steps_of_frames(stage: ClipsStage, pinned: dict, lake: DeltaStore, tmp_path: Path):
+    from models.training.config import TrainConfig
+    from models.training.loop import train
+    from pipelines.checkpoints.live import main
+    from tests.models.training_clips import TINY
+    from tests.models.training_runs import curve
+
+    cfg = TrainConfig(
+        manifest=str(manifest_path(lake, pinned)),
+        blob_root=lake.root,
+        output_dir=str(tmp_path / "live"),
+        model=TINY | {"text_dim": 384, "in_channels": 16, "out_channels": 16, "vace_in_channels": 96},
+        steps=2,
+        batch_size=2,
+        precision="fp32",
+        device="cpu",
+    )
+    clips, config = tmp_path / "clips.json", tmp_path / "config.json"
+    clips.write_text(stage.settings.model_dump_json())
+    config.write_text(cfg.model_dump_json())
+    assert main(["--clips", str(clips), "--config", str(config)]) == 0
+    train(cfg.model_copy(update={"output_dir": str(tmp_path / "cached")}))
+    np.testing.assert_allclose(curve(tmp_path / "live"), curve(tmp_path / "cached"), rtol=1e-5)
+
+
 def test_without_cache_clips_have_rows_and_no_tensors(
     stage: ClipsStage, pinned: dict, task: VideoTask, lake: DeltaStore
 ):
