@@ -99,7 +99,7 @@ def _judge(model: Any, batch: Batch, config: TrainConfig, sheet: Path | None = N
     if sheet:
         agnostic = _videos(vae, batch.inactive)
         panels = [np.concatenate(p, 2) for p in zip(truth, agnostic, made)]
-        contact_sheet(sheet, panels, [f"clip {c}: encoded clip, kept region, learned" for c in batch.clip_ids])
+        contact_sheet(sheet, panels, [f"clip {c}" for c in batch.clip_ids])
     return {
         "error": reconstruction_error(latents, batch),
         "psnr_db": float(np.mean(-10 * np.log10(np.diag(errors) / 255**2))),

@@ -1,8 +1,8 @@
 """How well a model knows its clips: the video in one step from pure noise.
 
-The training loss does not tell. It is taken at a noise level and a noise that are drawn anew each step, and mixes what the
-model knows with what it sees of the clip in its noisy input. At noise level 1 the input holds nothing of the video: what
-comes out, the model knew from the conditions.
+The training loss does not tell. It is taken at a noise level and a noise that are drawn anew each step, and mixes what
+the model knows with what it sees of the clip in its noisy input. At noise level 1 the input holds nothing of the video:
+what comes out, the model knew from the conditions.
 """
 
 from __future__ import annotations
