@@ -76,7 +76,8 @@ def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     if row is None:
         if plan.remark:
             context.log.warning(plan.remark)
-        context.resources.pipes.run(context=context, command=plan.command, env=plan.environment).get_results()
+        extras = {"checkpoint_id": plan.checkpoint_id, "lake": store.root}
+        context.resources.pipes.run(context=context, command=plan.command, extras=extras).get_results()
         row = register_checkpoint(store, plan, training_set_row, Commit(context.run.run_id, TRAINING_VERSION))
     return dg.MaterializeResult(
         metadata=table_metadata(store, CHECKPOINTS, store.version(CHECKPOINTS), 1)

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.baseline import plain_loop, plain_stage
+from benchmarks.lake import ANNOTATIONS, BATCH, ingested
 from benchmarks.videos import bench_videos, long_video
-from pipelines.ingest.batch import ingest_batch
-from pipelines.ingest.landing import land
-from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import StageReport, WorkerSettings, run_stage
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import VIDEOS
-
-ANNOTATIONS = ("pose", "hands", "agnostic_masks", "captions")
-BATCH = "bench"
-
-
-def _ingested(root: Path, videos: list[Path]) -> DeltaStore:
-    store = DeltaStore(root / "lake")
-    store.ensure_tables()
-    source = root / "source"
-    source.mkdir()
-    for v in videos:
-        shutil.copyfile(v, source / v.name)
-    land(source, store, BATCH)
-    ingest_batch(store, BATCH, IngestSettings())
-    return store
 
 
 def throughput() -> dict[str, Any]:
@@ -40,7 +22,7 @@ def throughput() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         description, videos = bench_videos(root)
-        store = _ingested(root, videos)
+        store = ingested(root, videos)
         reports: dict[str, StageReport] = {}
         started = time.perf_counter()
         for name in ANNOTATIONS:
@@ -112,7 +94,7 @@ def memory(minutes: tuple[float, ...], fps: float, height: int = 1080) -> dict[s
             root = Path(folder)
             _, videos = bench_videos(root)
             source = long_video(videos[0], root / "long.mp4", 60 * length, fps, height)
-            store = _ingested(root, [source])
+            store = ingested(root, [source])
             peaks = {}
             frames = 0
             for name in ANNOTATIONS:

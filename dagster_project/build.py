@@ -17,6 +17,7 @@ from assets.studio import studio
 from assets.training import training_assets
 from assets.tryon import tryon_assets
 from dagster_project.jobs import all_jobs
+from dagster_project.launchers import TrainerLauncher
 from dagster_project.resources import LakeResource, settings_resource
 from dagster_project.sensors import landing_zone
 from pipelines.checkpoints.settings import TrainingSettings
@@ -52,11 +53,7 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """
     resources: dict[str, Any] = {
         "lake": LakeResource.configure_at_launch(),
-        "pipes": dg.PipesSubprocessClient(
-            # Saving a checkpoint takes longer than the 20 seconds a child gets by default.
-            forward_termination=True,
-            termination_timeout_seconds=180,
-        ),
+        "pipes": TrainerLauncher.configure_at_launch(),
         **{key: settings_resource(model).configure_at_launch() for key, model in SETTINGS.items()},
     }
     return dg.Definitions(

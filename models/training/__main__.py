@@ -12,19 +12,29 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from models.training.config import CONFIG_FOLDER, load_config
+from models.training.config import CONFIG_FOLDER, TrainConfig, load_config
 from models.training.signals import end_with_parent
+
+if TYPE_CHECKING:
+    from models.training.data import ClipReader
 
 # Read when torch loads its OpenMP runtime, so it has to be set before. By default idle threads spin: with other work
 # on the machine a step of the nano model took 27 s and 9 s of CPU time, without spinning 4 s and 1 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+def main(argv: list[str] | None = None, open_reader: Callable[[TrainConfig], ClipReader] | None = None) -> int:
+    """Entry point; returns the exit code.
+
+    Args:
+        argv: Arguments; those of the process by default.
+        open_reader: Makes what reads the clips of a run; their cached blobs are read by default.
+    """
     recipes = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml")))
     parser = argparse.ArgumentParser(prog="python -m models.training", description="Train an iTryOn transformer.")
     parser.add_argument("--config", required=True, help=f"YAML or JSON file, or one of the recipes {recipes}")
@@ -60,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     pipes = open_pipes() if main_process else None
-    code, error = _run(config, pipes, arguments)
+    code, error = _run(config, pipes, arguments, open_reader)
     if pipes is not None:
         pipes.close()
     if error:
@@ -78,14 +88,25 @@ def _estimate(recipe: str, overrides: dict[str, object], bucket: str) -> int:
     return 0
 
 
-def _run(config, pipes, arguments: argparse.Namespace) -> tuple[int, str | None]:
+def _run(
+    config: TrainConfig,
+    pipes: Any | None,
+    arguments: argparse.Namespace,
+    open_reader: Callable[[TrainConfig], ClipReader] | None,
+) -> tuple[int, str | None]:
     from models.training.checkpoint import CheckpointError
     from models.training.config import TrainingRefused
     from models.training.data import DataError
     from models.training.loop import Interrupted, TrainingDiverged, train
 
     try:
-        summary = train(config, pipes=pipes, resume=not arguments.fresh, allow_changes=arguments.allow_changes)
+        summary = train(
+            config,
+            pipes=pipes,
+            resume=not arguments.fresh,
+            allow_changes=arguments.allow_changes,
+            reader=open_reader(config) if open_reader else None,
+        )
     except (DataError, CheckpointError, TrainingRefused) as e:
         return 2, _tell(pipes, f"Training refused: {e}")
     except TrainingDiverged as e:

@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.training.lora import has_lora, save_trained
+from models.training.sharding import spread_like, spread_optimizer_state
 
 METRICS = pa.schema(
     [
@@ -153,27 +154,32 @@ class Checkpoints:
         self,
         state: TrainingState,
         model: Any,
-        optimizer: torch.optim.Optimizer,
-        ema: EMAModel | None,
+        optimizer: dict[str, Any],
+        average: Sequence[torch.Tensor] | None,
         metrics: list[dict[str, Any]],
     ) -> Path:
-        """Write the checkpoint of `state.step` and delete those older than the last `keep_last`."""
+        """Write the checkpoint of `state.step` and delete those older than the last `keep_last`.
+
+        Args:
+            state: What it says about the run.
+            model: The transformer, whole.
+            optimizer: State of the optimiser, of whole tensors.
+            average: Averaged values of the trained parameters, where the run keeps them.
+            metrics: The curve so far.
+        """
 
         def fill(folder: Path) -> None:
             if has_lora(model):
                 save_trained(model, folder / "lora")
             else:
                 model.save_pretrained(folder / "transformer")
-            packed, groups = _pack_optimizer(optimizer.state_dict())
+            packed, groups = _pack_optimizer(optimizer)
             save_file(packed, folder / "optimizer.safetensors")
-            if ema is not None:
-                save_file(
-                    {str(i): p.detach().contiguous() for i, p in enumerate(ema.shadow_params)},
-                    folder / "ema.safetensors",
-                )
+            if average is not None:
+                save_file({str(i): p.detach().contiguous() for i, p in enumerate(average)}, folder / "ema.safetensors")
             save_file(_rng_state(), folder / "rng.safetensors")
             write_metrics(metrics, folder / "metrics.parquet")
-            extra = {**state.extra, "param_groups": groups, "ema_steps": ema.optimization_step if ema else None}
+            extra = {**state.extra, "param_groups": groups}
             text = json.dumps({**asdict(state), "extra": extra}, indent=1, sort_keys=True)
             (folder / "training.json").write_text(text)
 
@@ -198,13 +204,14 @@ def restore(
     try:
         # Cloned, because loaded tensors are views into a file that a later step deletes.
         packed = {k: v.clone() for k, v in load_file(folder / "optimizer.safetensors").items()}
-        optimizer.load_state_dict(_unpack_optimizer(packed, state.extra["param_groups"]))
+        unpacked = _unpack_optimizer(packed, state.extra["param_groups"])
+        optimizer.load_state_dict(spread_optimizer_state(unpacked, optimizer))
         if ema is not None:
             shadow = load_file(folder / "ema.safetensors")
             if len(shadow) != len(ema.shadow_params):
                 raise ValueError(f"{len(shadow)} averaged parameters for a model of {len(ema.shadow_params)}")
             for i, parameter in enumerate(ema.shadow_params):
-                parameter.copy_(shadow[str(i)])
+                parameter.copy_(spread_like(shadow[str(i)], parameter))
             ema.optimization_step = state.extra["ema_steps"]
         metrics = pq.ParquetFile(folder / "metrics.parquet").read().to_pylist()
         rng = load_file(folder / "rng.safetensors")

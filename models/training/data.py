@@ -8,22 +8,19 @@ seed and `n`, so a resumed run needs no loader state to see exactly the samples 
 from __future__ import annotations
 
 import io
-import json
-import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
-import safetensors.torch
 import torch
 from pyarrow import fs
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.itryon.hand_points import POINT_CHANNELS, STEPS
+from models.training.blobs import Blobs, NotFinite, check_finite
 
 COLUMNS = ("clip_id", "video_id", "start_frame", "bucket", "latents_uri", "text_uri", "action_mask", "split")
 LATENT_KEYS = ("target", "inactive", "reactive", "mask", "reference", "hands", "hand_points", "hand_present")
@@ -85,37 +82,97 @@ class Batch:
         return Batch(**{**values, **moved})
 
 
-class Blobs:
-    """Reads blobs below a folder or a URI; opens its file system lazily, so it pickles into loader processes."""
+class ClipReader(Protocol):
+    """Where the tensors of clips come from: cached blobs, or the frames themselves."""
 
-    def __init__(self, root: str):
-        self.root = root
-        self._opened: tuple[fs.FileSystem, str] | None = None
+    start_method: str
+    """How loader processes start: fork, or spawn where the reader may hold an accelerator."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_opened": None}
+    def check(self, row: dict[str, Any]) -> tuple[int, int, int]:
+        """Reference views, latent channels and text channels of a clip that can be read, found without reading it.
 
-    def open(self, uri: str):
-        """Random-access file of the blob."""
-        if self._opened is None:
-            remote = "://" in self.root
-            self._opened = (
-                fs.FileSystem.from_uri(self.root) if remote else (fs.LocalFileSystem(), str(Path(self.root).resolve()))
+        Raises:
+            DataError: It cannot be trained on; the message names it.
+        """
+        ...
+
+    def read(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Tensors of a clip by `LATENT_KEYS` and `TEXT_KEYS`, in the types and shapes of its blobs.
+
+        Raises:
+            DataError: It is gone, or holds values that are not finite.
+        """
+        ...
+
+
+class CachedClips:
+    """Reads the blobs that the stage `clips` wrote.
+
+    Args:
+        blob_root: Where the blobs lie.
+    """
+
+    start_method = "fork"
+
+    def __init__(self, blob_root: str):
+        self.blobs = Blobs(blob_root)
+
+    def check(self, row: dict[str, Any]) -> tuple[int, int, int]:
+        """See `ClipReader`; reads headers, and the whole blob only where nobody checked it when it was written."""
+        if not row["latents_uri"]:
+            raise DataError(
+                f"{clip_name(row)}: its tensors were not cached; train with frames encoded on the fly, or materialise "
+                "clips of its batch with `cache`"
             )
-        system, base = self._opened
-        return system.open_input_file(f"{base}/{uri}")
+        try:
+            latents, text = self.blobs.header(row["latents_uri"]), self.blobs.header(row["text_uri"])
+            absent = [k for k in LATENT_KEYS if k not in latents.shapes]
+            absent += [k for k in TEXT_KEYS if k not in text.shapes]
+            if not absent:
+                index = self.blobs.integers(row["text_uri"], text, "segment_index")
+                for uri, header in ((row["latents_uri"], latents), (row["text_uri"], text)):
+                    if not header.finite:
+                        check_finite(self.blobs.tensors(uri))
+        except NotFinite as e:
+            raise DataError(f"{clip_name(row)}: {e}; delete its row and materialise clips again") from e
+        except (OSError, ValueError) as e:
+            raise DataError(
+                f"{clip_name(row)}: its blob cannot be read ({e}); materialise clips of its batch again"
+            ) from e
+        if absent:
+            raise DataError(
+                f"{clip_name(row)}: its blob lacks {', '.join(absent)}; materialise clips of its batch again"
+            )
+        _check_shapes(row, latents.shapes, index, text.shapes["actions"][0])
+        return latents.shapes["reference"][0], latents.shapes["target"][0], text.shapes["global"][-1]
 
-    def shapes(self, uri: str) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape, from the header of a safetensors blob."""
-        with self.open(uri) as f:
-            (size,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(size))
-        return {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+    def read(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """See `ClipReader`."""
+        try:
+            tensors = self.blobs.tensors(row["latents_uri"]) | self.blobs.tensors(row["text_uri"])
+            check_finite(tensors)
+        except (OSError, NotFinite) as e:
+            raise DataError(f"{clip_name(row)}: {e}; delete its row and materialise clips again") from e
+        return tensors
 
-    def tensors(self, uri: str) -> dict[str, torch.Tensor]:
-        """All tensors of a safetensors blob."""
-        with self.open(uri) as f:
-            return safetensors.torch.load(f.read())
+
+def _check_shapes(row: dict[str, Any], shapes: dict[str, tuple[int, ...]], index: np.ndarray, segments: int) -> None:
+    frames, height, width = (int(n) for n in row["bucket"].split("x"))
+    latent = ((frames - 1) // 4 + 1, height // 8, width // 8)
+    z = shapes["target"][0]
+    channels = {"target": z, "inactive": z, "reactive": z, "mask": 64, "hands": z, "hand_points": POINT_CHANNELS}
+    for key, count in channels.items():
+        if shapes[key] != (count, *latent):
+            raise DataError(f"{clip_name(row)}: {key} has shape {shapes[key]}, its bucket asks for {(count, *latent)}")
+    if shapes["reference"][1:] != (z, 1, *latent[1:]):
+        raise DataError(f"{clip_name(row)}: reference has shape {shapes['reference']}")
+    if len(row["action_mask"]) != latent[0] or index.shape != (latent[0],):
+        raise DataError(f"{clip_name(row)}: captions for other than the clip's {latent[0]} latent frames")
+    if index.min() < 1 or index.max() > segments:
+        raise DataError(
+            f"{clip_name(row)}: segment_index goes from {index.min()} to {index.max()}, the clip has captions of "
+            f"segments 1 to {segments}; materialise clips of its batch again"
+        )
 
 
 class ClipSet:
@@ -125,8 +182,10 @@ class ClipSet:
         manifest: Parquet file, or a URI pyarrow can read.
         blob_root: Where the blobs lie.
         split: Rows to use.
+        reader: Where tensors come from; the blobs below `blob_root` by default.
 
     Attributes:
+        reader: Where tensors come from.
         rows: Rows of the split, sorted by clip_id.
         buckets: (bucket, reference views) -> indices of rows.
         encoder_digest: What encoded the clips; empty where the manifest does not say.
@@ -134,12 +193,13 @@ class ClipSet:
         text_channels: Channels of the caption embeddings.
 
     Raises:
-        DataError: The manifest is no manifest, holds no row of the split, mixes encoders, or a clip's blob is missing
-            or has other keys or shapes than its row says, or other channels than the first clip's.
+        DataError: The manifest is no manifest, holds no row of the split, mixes encoders, or a clip's blob is missing,
+            holds values that are not finite, captions of segments that do not exist, or has other keys or shapes than
+            its row says, or other channels than the first clip's.
     """
 
-    def __init__(self, manifest: str, blob_root: str, split: str):
-        self.blobs = Blobs(blob_root)
+    def __init__(self, manifest: str, blob_root: str, split: str, reader: ClipReader | None = None):
+        self.reader = reader or CachedClips(blob_root)
         table = _read_manifest(manifest)
         missing = [c for c in COLUMNS if c not in table.column_names]
         if missing:
@@ -158,41 +218,19 @@ class ClipSet:
             raise DataError(f"Clips of several encoders in one training set ({', '.join(d[:12] for d in digests)})")
         self.encoder_digest = digests[0]
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(self._check, self.rows))
+            found = list(pool.map(self.reader.check, self.rows))
         _, self.latent_channels, self.text_channels = found[0]
         for row, (_, *channels) in zip(self.rows, found):
             if channels != [self.latent_channels, self.text_channels]:
+                first = f"{clip_name(self.rows[0])} has {self.latent_channels} and {self.text_channels}"
                 raise DataError(
-                    f"{_name(row)}: {channels[0]} latent and {channels[1]} text channels, {_name(self.rows[0])} has "
-                    f"{self.latent_channels} and {self.text_channels}; materialise clips of their batches again"
+                    f"{clip_name(row)}: {channels[0]} latent and {channels[1]} text channels, {first}; materialise "
+                    "clips of their batches again"
                 )
         views = [count for count, *_ in found]
         self.buckets: dict[tuple[str, int], list[int]] = {}
         for i, (row, count) in enumerate(zip(self.rows, views)):
             self.buckets.setdefault((row["bucket"], count), []).append(i)
-
-    def _check(self, row: dict[str, Any]) -> tuple[int, int, int]:
-        """Reference views, latent and text channels of a clip."""
-        try:
-            shapes = self.blobs.shapes(row["latents_uri"])
-            text = self.blobs.shapes(row["text_uri"])
-        except (OSError, ValueError, struct.error) as e:
-            raise DataError(f"{_name(row)}: its blob cannot be read ({e}); materialise clips of its batch again") from e
-        absent = [k for k in LATENT_KEYS if k not in shapes] + [k for k in TEXT_KEYS if k not in text]
-        if absent:
-            raise DataError(f"{_name(row)}: its blob lacks {', '.join(absent)}; materialise clips of its batch again")
-        frames, height, width = (int(n) for n in row["bucket"].split("x"))
-        latent = ((frames - 1) // 4 + 1, height // 8, width // 8)
-        z = shapes["target"][0]
-        channels = {"target": z, "inactive": z, "reactive": z, "mask": 64, "hands": z, "hand_points": POINT_CHANNELS}
-        for key, count in channels.items():
-            if shapes[key] != (count, *latent):
-                raise DataError(f"{_name(row)}: {key} has shape {shapes[key]}, its bucket asks for {(count, *latent)}")
-        if shapes["reference"][1:] != (z, 1, *latent[1:]):
-            raise DataError(f"{_name(row)}: reference has shape {shapes['reference']}")
-        if len(row["action_mask"]) != latent[0] or text["segment_index"] != (latent[0],):
-            raise DataError(f"{_name(row)}: captions for other than the clip's {latent[0]} latent frames")
-        return shapes["reference"][0], z, text["global"][-1]
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
         """Tensors of one clip, by blob key, floats in float32.
@@ -201,22 +239,7 @@ class ClipSet:
             DataError: A blob is gone, or holds values that are not finite.
         """
         row = self.rows[index]
-        try:
-            tensors = self.blobs.tensors(row["latents_uri"]) | self.blobs.tensors(row["text_uri"])
-        except OSError as e:
-            raise DataError(f"{_name(row)}: {e}") from e
-        out = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-        for key, value in out.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise DataError(
-                    f"{_name(row)}: {key} holds values that are not finite; delete its row and materialise clips again"
-                )
-        segment, count = out["segment_index"], len(out["actions"])
-        if int(segment.min()) < 1 or int(segment.max()) > count:
-            raise DataError(
-                f"{_name(row)}: segment_index goes from {int(segment.min())} to {int(segment.max())}, the clip has "
-                f"captions of segments 1 to {count}; materialise clips of its batch again"
-            )
+        out = {k: v.float() if v.is_floating_point() else v for k, v in self.reader.read(row).items()}
         out["action_mask"] = torch.tensor(row["action_mask"], dtype=torch.float32)
         return out
 
@@ -252,7 +275,8 @@ class ClipSet:
         )
 
 
-def _name(row: dict[str, Any]) -> str:
+def clip_name(row: dict[str, Any]) -> str:
+    """The clip as messages name it."""
     return f"Clip {row['clip_id']} (video {row['video_id']}, frame {row['start_frame']})"
 
 
@@ -322,5 +346,6 @@ def make_loader(batches: BatchSequence, first: int, count: int, rank: int, world
         sampler=_Numbers(first * world + rank, (first + count) * world + rank, world),
         num_workers=workers,
         prefetch_factor=2 if workers else None,
+        multiprocessing_context=batches.clips.reader.start_method if workers else None,
         persistent_workers=False,
     )

@@ -17,7 +17,6 @@ import accelerate
 import diffusers
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from filelock import FileLock, Timeout
@@ -25,12 +24,13 @@ from filelock import FileLock, Timeout
 from models.training.build import build_model, check_clips, load_weights
 from models.training.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state, restore
 from models.training.config import TrainConfig
-from models.training.data import BatchSequence, ClipSet, make_loader
+from models.training.data import BatchSequence, ClipReader, ClipSet, make_loader
 from models.training.lora import base_digest
 from models.training.memory import check_memory, estimate_memory
 from models.training.objective import step_generator, training_losses
 from models.training.report import Reporter
 from models.training.run import Run, finish, finished, manifest_digest, peak_memory_mb
+from models.training.sharding import check_sharding, is_sharded
 from models.training.signals import StopFlag
 from models.training.trackers import Tracker, open_trackers
 from models.training.validation import Validator
@@ -54,7 +54,12 @@ class Interrupted(RuntimeError):
 
 
 def train(
-    config: TrainConfig, *, pipes: Any | None = None, resume: bool = True, allow_changes: bool = False
+    config: TrainConfig,
+    *,
+    pipes: Any | None = None,
+    resume: bool = True,
+    allow_changes: bool = False,
+    reader: ClipReader | None = None,
 ) -> dict[str, Any]:
     """Run, or go on with, the training that `config` describes.
 
@@ -63,6 +68,7 @@ def train(
         pipes: Dagster Pipes context of the main process.
         resume: Go on from the newest checkpoint in the output folder; otherwise a folder with checkpoints is refused.
         allow_changes: Go on although the configuration differs from that of the checkpoint.
+        reader: Where the clips' tensors come from; their cached blobs by default.
 
     Returns:
         The summary, as in `<output_dir>/summary.json`.
@@ -80,11 +86,10 @@ def train(
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=config.device == "cpu"
     )
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise CheckpointError("Sharded training (FSDP) cannot be saved by this trainer yet: launch with DDP instead")
+    check_sharding(accelerator, config)
     reporter = Reporter(config.steps, pipes, quiet=not accelerator.is_main_process)
     with reporter, StopFlag() as stop, _alone(config, accelerator.is_main_process):
-        clips = ClipSet(config.manifest, config.blob_root, config.split)
+        clips = ClipSet(config.manifest, config.blob_root, config.split, reader)
         check_clips(config, clips)
         output = Path(config.output_dir)
         if (done := finished(output, config, clips)) is not None:
@@ -92,7 +97,8 @@ def train(
             reporter.summary(done)
             return done
         sizes = [(name, views, len(rows)) for (name, views), rows in clips.buckets.items()]
-        estimate = estimate_memory(config, sizes, accelerator.num_processes)
+        shards = accelerator.num_processes if is_sharded(accelerator) else 1
+        estimate = estimate_memory(config, sizes, accelerator.num_processes, shards)
         reporter.message(check_memory(config, estimate, accelerator.device))
         validator = Validator(config, clips) if config.validate_every and accelerator.is_main_process else None
         run = _prepare(config, accelerator, clips, reporter, resume, allow_changes)
@@ -190,10 +196,10 @@ def _prepare(
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.weight_decay,
     )
-    ema = EMAModel(trained, decay=config.ema_decay) if config.ema_decay else None
     model, optimizer = accelerator.prepare(model, optimizer)
-    if ema is not None:
-        ema.to(accelerator.device)
+    # Only now: sharding replaces the parameters by others.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    ema = EMAModel(trained, decay=config.ema_decay) if config.ema_decay else None
     schedule = "constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule
     scheduler = get_scheduler(
         schedule, optimizer.optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=config.steps

@@ -91,13 +91,16 @@ class MemoryEstimate:
         )
 
 
-def estimate_memory(config: TrainConfig, buckets: Iterable[tuple[str, int, int]], processes: int = 1) -> MemoryEstimate:
+def estimate_memory(
+    config: TrainConfig, buckets: Iterable[tuple[str, int, int]], processes: int = 1, shards: int = 1
+) -> MemoryEstimate:
     """The estimate for the largest batch of a run.
 
     Args:
         config: The run.
         buckets: (frames x height x width, reference views, clips there are) of each bucket.
         processes: Processes of the run.
+        shards: Processes over which parameters and all that belongs to them are spread.
     """
     sizes = {**preset(config.preset), **config.model}
     parameters, trained, narrow = _parameters(config, sizes)
@@ -112,10 +115,11 @@ def estimate_memory(config: TrainConfig, buckets: Iterable[tuple[str, int, int]]
         trained=trained,
         tokens=tokens,
         bucket=bucket,
-        weights=4 * (parameters - narrow) + 2 * narrow + casts,
-        gradients=4 * trained * (1 if processes == 1 else 2),
-        optimizer=8 * trained,
-        average=4 * trained if config.ema_decay else 0,
+        # What a shard gathers while it computes, a block or two, is left out.
+        weights=(4 * (parameters - narrow) + 2 * narrow + casts) // shards,
+        gradients=4 * trained * (1 if processes == 1 or shards > 1 else 2) // shards,
+        optimizer=8 * trained // shards,
+        average=4 * trained // shards if config.ema_decay else 0,
         activations=max(tokens * _bytes_per_token(config, sizes), 4 * trained),
     )
 

@@ -106,6 +106,12 @@ def prepare_conditions(batch: Batch, config: TrainConfig, generator: torch.Gener
     )
 
 
+def predict(model: torch.nn.Module, noisy: torch.Tensor, sigmas: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    """The velocity that the model sees in noisy latents (B, z, Tr, h, w) at noise levels (B,) from 0 to 1."""
+    (prediction,) = model(hidden_states=noisy, timestep=sigmas * _TIMESTEPS, return_dict=False, **conditions.kwargs)
+    return prediction
+
+
 def training_losses(model: torch.nn.Module, batch: Batch, config: TrainConfig, generator: torch.Generator) -> Loss:
     """The losses of one batch (paper: L = L_std + lambda E[||M_action * (v_hat - v)||^2]).
 
@@ -120,9 +126,8 @@ def training_losses(model: torch.nn.Module, batch: Batch, config: TrainConfig, g
     sigmas = sample_sigmas(config, len(target), generator).to(target.device)
     noise = torch.randn(target.shape, generator=generator).to(target.device)
     noisy = add_noise(target, noise, sigmas)
-    (prediction,) = model(hidden_states=noisy, timestep=sigmas * _TIMESTEPS, return_dict=False, **conditions.kwargs)
     return itryon_loss(
-        prediction,
+        predict(model, noisy, sigmas, conditions),
         flow_matching_target(target, noise),
         conditions.action_mask,
         weight=config.lambda_action,

@@ -21,6 +21,7 @@ from models.training.checkpoint import Checkpoints, TrainingState, read_state, w
 from models.training.config import TrainConfig
 from models.training.data import ClipSet
 from models.training.lora import has_lora, merged_model, save_trained
+from models.training.sharding import is_sharded, whole, whole_model, whole_optimizer_state
 
 
 def manifest_digest(clips: ClipSet) -> str:
@@ -57,10 +58,16 @@ class Run:
 
     def save(self) -> Path:
         """Write a checkpoint of the current step; returns its folder."""
-        self.state.extra |= {"scheduler": plain_schedule(self.scheduler.state_dict())}
+        self.state.extra |= {
+            "scheduler": plain_schedule(self.scheduler.state_dict()),
+            "ema_steps": self.ema.optimization_step if self.ema else None,
+        }
         target = self.checkpoints.path(self.state.step)
+        # Every process has a part in putting sharded tensors together; one of them writes.
+        model, optimizer = whole_model(self.plain_model), whole_optimizer_state(self.optimizer.optimizer)
+        average = [whole(p) for p in self.ema.shadow_params] if self.ema else None
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.state, self.plain_model, self.optimizer.optimizer, self.ema, self.metrics)
+            self.checkpoints.save(self.state, model, optimizer, average, self.metrics)
         self.accelerator.wait_for_everyone()
         return target
 
@@ -105,11 +112,17 @@ def finish(run: Run) -> dict[str, Any]:
     final = root / "final"
     seconds = [m["step_seconds"] for m in run.metrics]
     tail = run.metrics[-max(1, len(run.metrics) // 10) :]
-    if run.accelerator.is_main_process:
+    weights: contextlib.AbstractContextManager[None]
+    if is_sharded(run.accelerator):
+        model = whole_model(run.plain_model, run.ema.shadow_params if run.ema else None)
+        weights = contextlib.nullcontext()
+    else:
         model = run.plain_model
+        weights = averaged(run)
+    if run.accelerator.is_main_process:
 
         def fill(folder: Path) -> None:
-            with averaged(run):
+            with weights:
                 if has_lora(model):
                     save_trained(model, folder / "lora")
                     merged_model(model).save_pretrained(folder / "transformer")

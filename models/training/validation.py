@@ -126,7 +126,7 @@ def _validation_clips(config: TrainConfig, clips: ClipSet) -> ClipSet:
     system, path = fs.FileSystem.from_uri(config.manifest) if remote else (fs.LocalFileSystem(), config.manifest)
     if "val" not in pq.ParquetFile(path, filesystem=system).read(["split"])["split"].to_pylist():
         return clips
-    found = ClipSet(config.manifest, config.blob_root, "val")
+    found = ClipSet(config.manifest, config.blob_root, "val", clips.reader)
     if found.encoder_digest != clips.encoder_digest:
         raise DataError(
             f"The clips of split val were made by encoder {found.encoder_digest[:12]}, those of {config.split} by "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 CODE_VERSION = "2"
@@ -24,6 +26,11 @@ class TrainingSettings(BaseModel):
     )
     wandb_project: str | None = Field(None, description="Weights & Biases project; the recipe's if null")
     allow_oversize: bool = Field(False, description="Train although the memory estimate exceeds the device")
+    encode: Literal["cached", "on_the_fly"] = Field(
+        "cached",
+        description="Read the tensors of clips from the cache, or encode frames while training: the same samples, "
+        "without latents in the lake, but many times slower to load",
+    )
     launcher: list[str] = Field(
         default_factory=list,
         description="What starts the trainer instead of this Python, such as [accelerate, launch]",

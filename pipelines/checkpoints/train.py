@@ -7,7 +7,6 @@ twice, and a run that was killed goes on where its last checkpoint was, since it
 from __future__ import annotations
 
 import json
-import os
 import sys
 import uuid
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pyarrow import fs
 
 from models.itryon.embedded import EMBEDDED, embedded_digest
 from models.training.config import WITHOUT_EFFECT, TrainConfig, load_config, read_recipe
-from models.training.signals import PARENT_ENV
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
@@ -58,11 +56,6 @@ class TrainingPlan:
     command: list[str]
     remark: str = ""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables for the trainer process: it ends when this one is killed."""
-        return {PARENT_ENV: str(os.getpid())}
-
 
 def newest_checkpoint(store: DeltaStore) -> dict[str, Any]:
     """Row of the checkpoint written last.
@@ -94,7 +87,8 @@ def plan_training(
         store: The lake.
         training_set: Row of `training_sets`.
         settings: What to train.
-        clips: How clips are encoded now: validation videos are decoded with that VAE, if it made the training set.
+        clips: How clips are encoded now: validation videos are decoded with that VAE, if it made the training set,
+            and frames are encoded on the fly with these settings.
 
     Raises:
         CheckpointMissing: `settings.parent` names no checkpoint.
@@ -127,7 +121,8 @@ def plan_training(
     if settings.allow_oversize:
         overrides["allow_oversize"] = True
     config = load_config(settings.recipe, overrides)
-    config, remark = _with_vae(config, training_set["encoder_digest"], clips or ClipsSettings())
+    clips = clips or ClipsSettings()
+    config, remark = _with_vae(config, training_set["encoder_digest"], clips)
     content = {k: v for k, v in config.model_dump(mode="json").items() if k not in _NOT_IN_THE_NAME}
     parent_id = parent["checkpoint_id"] if parent else None
     # By content: a release may bring other weights under the same name.
@@ -136,13 +131,20 @@ def plan_training(
     output = _scratch(store) / checkpoint_id
     config = config.model_copy(update={"output_dir": str(output)})
     output.mkdir(parents=True, exist_ok=True)
-    file = output / "config.json"
-    temporary = output / f".config.{uuid.uuid4().hex}.tmp"
-    temporary.write_text(config.model_dump_json(indent=1))
-    temporary.replace(file)
-    launcher = settings.launcher or [sys.executable]
-    command = [*launcher, "-m", "models.training", "--config", str(file)]
+    file = _write(output / "config.json", config.model_dump_json(indent=1))
+    program = ["-m", "models.training"]
+    if settings.encode == "on_the_fly":
+        clips_file = _write(output / "clips.json", clips.model_dump_json(indent=1))
+        program = ["-m", "pipelines.checkpoints.live", "--clips", str(clips_file)]
+    command = [*(settings.launcher or [sys.executable]), *program, "--config", str(file)]
     return TrainingPlan(checkpoint_id, config, output, parent_id, command, remark)
+
+
+def _write(file: Path, text: str) -> Path:
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
+    return file
 
 
 def _with_vae(config: TrainConfig, encoder: str, clips: ClipsSettings) -> tuple[TrainConfig, str]:

@@ -106,6 +106,8 @@ class ClipEncoders:
             self._text_model.to(device)
             self.caption_length = umt5.MAX_LENGTH
         self.action_length = minilm.ACTION_MAX_LENGTH
+        config = self._text_model.config
+        self.text_dim: int = getattr(config, "d_model", None) or config.hidden_size
         self.device = device
         self._texts: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 def _whole_latents(frames: int) -> int:
@@ -61,7 +61,11 @@ class ClipsSettings(BaseModel):
         default="minilm",
         description="minilm (embedded), or the folder of a Wan2.1 checkpoint, for its UMT5",
     )
-
+    cache: bool = Field(
+        default=True,
+        description="Encode clips once and keep the tensors; without, training encodes frames on the fly "
+        "(`training.encode: on_the_fly`), every time anew",
+    )
     vae_precision: Literal["bf16", "fp32"] = Field(
         default="fp32",
         description="Arithmetic of the VAE; latents are stored in bf16. Choose bf16 on GPUs and on CPUs with AMX: "

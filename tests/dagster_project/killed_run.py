@@ -71,6 +71,7 @@ def arm(moment: str, whole_group: bool) -> None:
 
 def serve() -> None:
     """Fork a run for every line of standard input."""
+    import pipelines.clips.samples
     import pipelines.clips.stage
     import pipelines.evaluation.metrics
     import pipelines.tryon.batch  # noqa: F401

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from assets.training import itryon_checkpoint, training_set
-from dagster_project.build import build_defs
+from dagster_project.launchers import TrainerLauncher
 from dagster_project.resources import LakeResource, settings_resource
 from pipelines.checkpoints.settings import TrainingSettings
 from pipelines.checkpoints.train import plan_training
@@ -57,7 +57,7 @@ def run(store: DeltaStore, instance: dg.DagsterInstance, **training) -> dg.Execu
         "training_set": settings_resource(TrainingSetSettings)(),
         "training": settings_resource(TrainingSettings)(**training),
         "clips": settings_resource(ClipsSettings)(),
-        "pipes": dg.PipesSubprocessClient(),
+        "pipes": TrainerLauncher(),
     }
     assets = [training_set, itryon_checkpoint]
     return dg.materialize(assets, resources=resources, instance=instance, raise_on_error=False)
@@ -93,11 +93,6 @@ def test_a_trainer_that_dies_materialises_nothing(store: DeltaStore, recipe: str
     assert store.read(CHECKPOINTS).num_rows == store.read(TRAINING_METRICS).num_rows == 0
 
 
-def test_a_stopped_trainer_has_the_time_that_saving_takes():
-    client = build_defs().resources["pipes"]
-    assert client.forward_termination and client.termination_timeout_seconds >= 120
-
-
 def test_validation_needs_the_vae_that_made_the_clips(store: DeltaStore, recipe: str, monkeypatch: pytest.MonkeyPatch):
     row = build_training_set(store)
     settings = TrainingSettings(recipe=recipe, validate_every=2)
@@ -110,6 +105,18 @@ def test_validation_needs_the_vae_that_made_the_clips(store: DeltaStore, recipe:
     assert other.checkpoint_id == plan.checkpoint_id
     adapters = plan_training(store, row, settings.model_copy(update={"lora_rank": 2}))
     assert adapters.checkpoint_id != plan.checkpoint_id and adapters.config.lora_rank == 2
+
+
+def test_encoding_on_the_fly_is_another_program_for_the_same_checkpoint(store: DeltaStore, recipe: str):
+    row = build_training_set(store)
+    clips = ClipsSettings(frame_stride=2)
+    cached = plan_training(store, row, TrainingSettings(recipe=recipe), clips)
+    live = plan_training(store, row, TrainingSettings(recipe=recipe, encode="on_the_fly", launcher=["torchrun"]), clips)
+    assert live.checkpoint_id == cached.checkpoint_id
+    assert cached.command == [sys.executable, "-m", "models.training", "--config", f"{cached.output_dir}/config.json"]
+    assert live.command[:4] == ["torchrun", "-m", "pipelines.checkpoints.live", "--clips"]
+    assert ClipsSettings.model_validate_json(Path(live.command[4]).read_text()) == clips
+    assert live.command[5:] == cached.command[3:]
 
 
 def test_a_vacuumed_manifest_is_refused_by_name(store: DeltaStore, recipe: str):

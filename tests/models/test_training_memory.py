@@ -96,3 +96,13 @@ def test_command_prints_an_estimate_without_data(capsys: pytest.CaptureFixture):
     assert main(["--config", "lora_1.3b", "--estimate", "49x576x768"]) == 0
     assert "24192 tokens (49x576x768)" in capsys.readouterr().out
     assert main(["--config", "lora_1.3b", "--estimate", "large"]) == 2
+
+
+def test_shards_divide_what_belongs_to_parameters(tmp_path: Path):
+    cfg = config(tmp_path, tmp_path, model={}, ema_decay=0.9)
+    copies, shards = (estimate_memory(cfg, [("17x128x96", 1, 4)], 4, n) for n in (1, 4))
+    for name in ("weights", "optimizer", "average"):
+        assert getattr(shards, name) == pytest.approx(getattr(copies, name) / 4, rel=1e-6)
+    # Whole copies also need a buffer for what they exchange.
+    assert shards.gradients == pytest.approx(copies.gradients / 8, rel=1e-6)
+    assert shards.activations == copies.activations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from PIL import Image
 
 from models import weights
 from models.itryon.conditioning import encode, hand_point_latents, reference_image, to_model_range
-from models.training.data import ClipSet
+from models.training.data import ClipSet, DataError
 from pipelines.arrays import decode_mask
+from pipelines.checkpoints.live import LiveClips
 from pipelines.clips.conditions import window_frames
 from pipelines.clips.encoders import encoder_digest
 from pipelines.clips.settings import ClipsSettings
@@ -23,7 +26,7 @@ from pipelines.clips.stage import ClipsStage
 from pipelines.clips.windows import Window, far_frame
 from pipelines.stage import VideoTask
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, CLIPS, GARMENTS, HANDS, POSE
+from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, CLIPS, GARMENTS, HANDS, POSE, STAGE_STATUS, VIDEOS
 from pipelines.training_sets.build import build_training_set, manifest_path
 from tests.models.itryon_tiny import tiny_vae
 from tests.pipelines.tryon_scene import scene_annotations
@@ -232,6 +235,112 @@ def test_training_takes_the_clips_as_they_are(stage: ClipsStage, task: VideoTask
         )
     )
     assert np.isfinite(summary["final_loss"]) and summary["encoder_digest"] == row["encoder_digest"]
+
+
+@pytest.fixture
+def pinned(stage: ClipsStage, task: VideoTask, lake: DeltaStore) -> dict:
+    """A training set of the video's clips, with the status rows that the stages leave."""
+    video = dict.fromkeys(VIDEOS.schema.names) | task.row
+    video |= {"sha256": "0" * 64, "status": "ok", "source_path": "v.mp4", "fingerprint": "f"}
+    lake.replace(VIDEOS, pa.Table.from_pylist([video], VIDEOS.schema), {"batch": "b"}, Commit())
+    task.row = lake.read(VIDEOS).to_pylist()[0]
+    for name in stage.inputs:
+        status(lake, name, f"of-{name}", 1)
+    store_clips(stage, task, lake)
+    return build_training_set(lake)
+
+
+def status(lake: DeltaStore, stage_name: str, fingerprint: str, rows: int) -> None:
+    row = dict.fromkeys(STAGE_STATUS.schema.names) | {"batch": "b", "stage": stage_name, "video_id": VIDEO}
+    row |= {"status": "ok", "rows": rows, "frames": 60, "seconds": 1.0, "model_seconds": 1.0}
+    row |= {"fingerprint": fingerprint, "created_at": datetime.now(UTC), "run_id": ""}
+    table = pa.Table.from_pylist([row], STAGE_STATUS.schema)
+    lake.replace(STAGE_STATUS, table, {"batch": "b", "stage": stage_name}, Commit())
+
+
+def store_clips(stage: ClipsStage, task: VideoTask, lake: DeltaStore) -> None:
+    fingerprint = stage.fingerprint(task.row, {name: f"of-{name}" for name in stage.inputs})
+    rows = [r | {"batch": "b", "video_id": VIDEO, "fingerprint": fingerprint} for r in rows_of(stage, task)]
+    lake.replace(CLIPS, pa.Table.from_pylist(rows, CLIPS.schema), {"batch": "b"}, Commit())
+    status(lake, "clips", fingerprint, len(rows))
+
+
+def test_frames_encoded_on_the_fly_are_the_cached_samples(stage: ClipsStage, pinned: dict, lake: DeltaStore):
+    manifest = str(manifest_path(lake, pinned))
+    cached = ClipSet(manifest, lake.root, "train")
+    live = ClipSet(manifest, lake.root, "train", pickle.loads(pickle.dumps(LiveClips(lake, stage.settings))))
+    assert (live.buckets, live.latent_channels, live.text_channels) == (cached.buckets, 16, 384)
+    for index, row in enumerate(cached.rows):
+        one, other = cached.reader.read(row), live.reader.read(row)
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert value.dtype == other[key].dtype and value.shape == other[key].shape
+            torch.testing.assert_close(other[key], value, msg=lambda m, k=key, i=index: f"{k} of clip {i}: {m}")
+    a, b = cached.collate([0, 4]), live.collate([0, 4])
+    torch.testing.assert_close(a.target, b.target)
+    assert torch.equal(a.action_mask, b.action_mask) and torch.equal(a.segment_index, b.segment_index)
+
+
+def test_the_trainer_makes_the_same_steps_of_frames(stage: ClipsStage, pinned: dict, lake: DeltaStore, tmp_path: Path):
+    from models.training.config import TrainConfig
+    from models.training.loop import train
+    from pipelines.checkpoints.live import main
+    from tests.models.training_clips import TINY
+    from tests.models.training_runs import curve
+
+    cfg = TrainConfig(
+        manifest=str(manifest_path(lake, pinned)),
+        blob_root=lake.root,
+        output_dir=str(tmp_path / "live"),
+        model=TINY | {"text_dim": 384, "in_channels": 16, "out_channels": 16, "vace_in_channels": 96},
+        steps=2,
+        batch_size=2,
+        precision="fp32",
+        device="cpu",
+    )
+    clips, config = tmp_path / "clips.json", tmp_path / "config.json"
+    clips.write_text(stage.settings.model_dump_json())
+    config.write_text(cfg.model_dump_json())
+    assert main(["--clips", str(clips), "--config", str(config)]) == 0
+    train(cfg.model_copy(update={"output_dir": str(tmp_path / "cached")}))
+    np.testing.assert_allclose(curve(tmp_path / "live"), curve(tmp_path / "cached"), rtol=1e-5)
+
+
+def test_without_cache_clips_have_rows_and_no_tensors(
+    stage: ClipsStage, pinned: dict, task: VideoTask, lake: DeltaStore
+):
+    before = lake.read(CLIPS).to_pylist()
+    bare = ClipsStage(stage.settings.model_copy(update={"cache": False}))
+    bare.setup(threads=1)
+    store_clips(bare, task, lake)
+    after = lake.read(CLIPS).to_pylist()
+    tensors_of = ("latents_uri", "text_uri", "fingerprint")
+    assert [{k: v for k, v in r.items() if k not in tensors_of} for r in after] == [
+        {k: v for k, v in r.items() if k not in tensors_of} for r in before
+    ]
+    assert {(r["latents_uri"], r["text_uri"]) for r in after} == {("", "")}
+    manifest = str(manifest_path(lake, build_training_set(lake)))
+    with pytest.raises(DataError, match=r"video 0123456789abcdef, .*its tensors were not cached"):
+        ClipSet(manifest, lake.root, "train")
+    live = ClipSet(manifest, lake.root, "train", LiveClips(lake, bare.settings))
+    batch = live.collate([1])
+    uri = next(r["latents_uri"] for r in before if r["clip_id"] == live.rows[1]["clip_id"])
+    torch.testing.assert_close(batch.target[0].bfloat16(), tensors(task, uri)["target"])
+
+
+def test_clips_that_would_be_others_now_are_refused(stage: ClipsStage, pinned: dict, lake: DeltaStore):
+    manifest = str(manifest_path(lake, pinned))
+    reader = LiveClips(lake, stage.settings.model_copy(update={"frame_stride": 2}))
+    with pytest.raises(DataError, match=r"Clip .*annotations or settings changed since it was pinned"):
+        ClipSet(manifest, lake.root, "train", reader)
+    status(lake, "hands", "other hands", 1)
+    with pytest.raises(DataError, match=r"Clip .*annotations or settings changed since it was pinned"):
+        ClipSet(manifest, lake.root, "train", LiveClips(lake, stage.settings))
+    status(lake, "hands", "of-hands", 1)
+    rows = [r | {"action_mask": [1.0, 1.0, 1.0]} for r in lake.read(CLIPS).to_pylist()]
+    lake.replace(CLIPS, pa.Table.from_pylist(rows, CLIPS.schema), {"batch": "b"}, Commit())
+    with pytest.raises(DataError, match=r"Clip .*annotations or settings changed since it was pinned"):
+        ClipSet(manifest, lake.root, "train", LiveClips(lake, stage.settings))
 
 
 def test_other_latent_channels_split_where_they_end(stage: ClipsStage, task: VideoTask, tmp_path: Path):

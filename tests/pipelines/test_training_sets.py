@@ -140,6 +140,17 @@ def test_refusals(lake: DeltaStore):
     assert lake.read(TRAINING_SETS).num_rows == 1
 
 
+def test_a_set_outlives_the_table_version_it_came_from(lake: DeltaStore):
+    write(lake, "b1", clip("v1-0"))
+    row = build_training_set(lake)
+    pinned = row["table_versions"]["clips"]
+    write(lake, "b1", clip("v3-0"))
+    lake.open(CLIPS).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    with pytest.raises(pa.ArrowInvalid, match="not found"):
+        lake.read(CLIPS, version=pinned)
+    assert ids(lake, row) == ["v1-0"]
+
+
 def test_damaged_manifest_is_noticed(lake: DeltaStore):
     write(lake, "b1", clip("v1-0"))
     row = build_training_set(lake)
