@@ -57,8 +57,8 @@ class DistributionMeter:
 
         Args:
             results: Generated videos.
-            truths: Real videos; in the setting `paired`, one for each result in the same order.
-            setting: Ending of the metrics' names, and whether intervals draw pairs.
+            truths: Real videos.
+            setting: Ending of the metrics' names; where paired parts come in the same order, intervals draw pairs.
             on_video: Called with the name of each video done.
 
         Returns:
@@ -76,11 +76,12 @@ class DistributionMeter:
             sets = [self._sets(parts, sources, i == 0, on_video) for i, parts in enumerate((results, truths))]
         except NetworkMissing as e:
             reasons |= {m: str(e) for m in sources}
+        together = setting == "paired" and [p.pair for p in results] == [p.pair for p in truths]
         values = []
         for metric in SET_METRICS[self.settings.mode]:
             label = sources[metric].label if metric in sources else ""
             value = MetricValue(f"{metric.name}_{setting}", None, reasons.get(metric), label, mode=self.settings.mode)
-            values.append(value if metric in reasons else self._distance(value, metric, *sets, setting))
+            values.append(value if metric in reasons else self._distance(value, metric, *sets, together))
         return values
 
     def _distance(
@@ -89,7 +90,7 @@ class DistributionMeter:
         metric: SetMetric,
         results: dict[SetMetric, FeatureSet],
         truths: dict[SetMetric, FeatureSet],
-        setting: Setting,
+        together: bool,
     ) -> MetricValue:
         a, b = results[metric], truths[metric]
         if min(a.num_clips, b.num_clips) < 2:
@@ -97,7 +98,7 @@ class DistributionMeter:
             return replace(empty, reason=f"{needs}, there are {a.num_clips} and {b.num_clips}")
         settings = self.settings
         # With a video left out on one side only, pairs no longer match up.
-        together = setting == "paired" and set(a.video) == set(b.video)
+        together = together and set(a.video) == set(b.video)
         interval = bootstrap_interval(a, b, together, settings.resamples, settings.confidence)
         note = f"{a.num_clips} clips of {a.num_videos} videos against {b.num_clips} of {b.num_videos}"
         distinct, dimensions = min(a.num_distinct, b.num_distinct), a.values.shape[1]

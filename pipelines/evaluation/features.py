@@ -48,12 +48,14 @@ class Part:
         path: File.
         start: First frame.
         count: Frames; to the end by default.
+        pair: What it shares with its counterpart in the other set.
     """
 
     name: str
     path: Path
     start: int = 0
     count: int | None = None
+    pair: str = ""
 
 
 @dataclass

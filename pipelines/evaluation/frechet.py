@@ -93,7 +93,7 @@ def _centred(features: np.ndarray, counts: np.ndarray | None) -> tuple[np.ndarra
 
 def _reduced(a: np.ndarray) -> np.ndarray:
     """A square matrix with the same `A^T A` where there are more rows than columns."""
-    return np.linalg.qr(a, mode="r") if len(a) > a.shape[1] else a
+    return np.asarray(np.linalg.qr(a, mode="r")) if len(a) > a.shape[1] else a
 
 
 def bootstrap_interval(

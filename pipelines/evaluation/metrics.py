@@ -43,8 +43,8 @@ def evaluate_folders(
         results: Folder of try-on videos.
         truths: Folder of real videos.
         settings: Mode and the rest.
-        setting: `paired` videos have the same names in both folders; `unpaired` ones are compared as sets only, whatever
-            their names; `auto` is paired where at least one name is in both.
+        setting: `paired` videos have the same names in both folders; `unpaired` ones are compared as sets only,
+            whatever their names; `auto` is paired where at least one name is in both.
         cache_dir: Where features are kept; the user's cache by default.
         meter: A loaded meter, in place of one made from the settings.
         on_video: Called with the name of each video done.
@@ -79,11 +79,10 @@ def evaluate_folders(
     # The published script compares everything that is in the folders, also where names are paired.
     everything = setting == "unpaired" or settings.mode == "legacy"
     parts = [
-        [Part(f"{folder.name}/{n}", videos[n]) for n in (sorted(videos) if everything else common)]
+        [Part(f"{folder.name}/{n}", videos[n], pair=n) for n in (sorted(videos) if everything else common)]
         for folder, videos in ((results, ours), (truths, theirs))
     ]
     distributions = DistributionMeter(settings, cache)
-    # Videos of the script's two folders match up by place only if both hold the same names.
     report.whole += distributions.measure(parts[0], parts[1], setting, on_video)
     report.left_out |= distributions.left_out
     return report
@@ -170,9 +169,10 @@ def _has_both(tryon: dict[str, Any], sources: dict[str, str]) -> bool:
 
 def _parts(store: DeltaStore, tryon: dict[str, Any], sources: dict[str, str]) -> tuple[Part, Part]:
     """A try-on video, and the frames of its source that it is made from."""
-    result = Part(tryon["tryon_id"], store.blobs.local_path(tryon["uri"]))
+    name = tryon["tryon_id"]
+    result = Part(name, store.blobs.local_path(tryon["uri"]), pair=name)
     source = store.blobs.local_path(sources[tryon["video_id"]])
-    return result, Part(f"source of {tryon['tryon_id']}", source, tryon["start_frame"], tryon["num_frames"])
+    return result, Part(f"source of {name}", source, tryon["start_frame"], tryon["num_frames"], pair=name)
 
 
 def _write(store: DeltaStore, report: EvaluationReport, video_ids: dict[str, str], commit: Commit) -> int:
