@@ -16,6 +16,7 @@ from models.features.resnext3d import MEAN
 from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.clip_frames import PREPARE, ClipWindow
 from pipelines.evaluation.settings import EvaluationSettings
+from pipelines.evaluation.values import UNREADABLE
 from pipelines.video import VideoError, VideoReader
 
 _VERSION = 1
@@ -119,7 +120,7 @@ class FeatureExtractor:
         try:
             content = self._content(part.path)
         except OSError as error:
-            self.left_out[part.name] = f"cannot be read: {error}"
+            self.left_out[part.name] = f"{UNREADABLE}: {error}"
             return found
         for metric, source in sources.items():
             first = starts[metric]
@@ -145,7 +146,7 @@ class FeatureExtractor:
             try:
                 self._compute(part, work)
             except VideoError as error:
-                self.left_out[part.name] = f"cannot be read: {error}"
+                self.left_out[part.name] = f"{UNREADABLE}: {error}"
                 return {}
         for item in work:
             if item.found:

@@ -16,7 +16,7 @@ from pipelines.evaluation.distribution import DistributionMeter
 from pipelines.evaluation.features import Part
 from pipelines.evaluation.paired import PairedMeter, mean_over_videos
 from pipelines.evaluation.settings import CODE_VERSION, EvaluationSettings
-from pipelines.evaluation.values import EvaluationReport, MetricValue, Setting
+from pipelines.evaluation.values import UNREADABLE, EvaluationReport, MetricValue, Setting
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
 
@@ -76,10 +76,17 @@ def evaluate_folders(
             report.left_out[name] = f"there is no {name} in {results}"
         report.left_out |= _not_compared(report.videos)
         report.whole = mean_over_videos(report.videos.values(), settings)
+    unreadable = {
+        n for n, metrics in report.videos.items() if any((m.reason or "").startswith(UNREADABLE) for m in metrics)
+    }
     # The published script compares everything that is in the folders, also where names are paired.
     everything = setting == "unpaired" or settings.mode == "legacy"
     parts = [
-        [Part(f"{folder.name}/{n}", videos[n], pair=n) for n in (sorted(videos) if everything else common)]
+        [
+            Part(f"{folder.name}/{n}", videos[n], pair=n)
+            for n in (sorted(videos) if everything else common)
+            if n not in unreadable
+        ]
         for folder, videos in ((results, ours), (truths, theirs))
     ]
     distributions = DistributionMeter(settings, cache)

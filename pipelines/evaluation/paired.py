@@ -17,7 +17,7 @@ from models.features.networks import NetworkMissing, NetworkName, NetworkSource,
 from pipelines.evaluation.annotators.statistics import Ratio, estimate
 from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.settings import EvaluationSettings
-from pipelines.evaluation.values import MetricValue
+from pipelines.evaluation.values import UNREADABLE, MetricValue
 from pipelines.video import VideoError, VideoReader
 
 PAIRED_METRICS = ("ssim", "lpips")
@@ -76,7 +76,7 @@ class PairedMeter:
         try:
             return self._values(self._frames(result, truth, start, count))
         except (VideoError, OSError) as error:
-            return self.missing(f"cannot be read: {error}")
+            return self.missing(f"{UNREADABLE}: {error}")
         except NotComparable as error:
             return self.missing(str(error))
 

@@ -10,6 +10,9 @@ from pipelines.evaluation.settings import Mode
 Setting = Literal["paired", "unpaired"]
 """paired: the garment is the one worn anyway, so the source is the truth. unpaired: another one; only sets compare."""
 
+UNREADABLE = "cannot be read"
+"""How the reason begins where a video is damaged."""
+
 
 @dataclass(frozen=True)
 class MetricValue:
