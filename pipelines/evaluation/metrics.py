@@ -75,20 +75,14 @@ def evaluate_folders(
         for name in sorted(theirs.keys() - ours.keys()):
             report.left_out[name] = f"there is no {name} in {results}"
         report.left_out |= _not_compared(report.videos)
-        report.whole = mean_over_videos(report.videos.values(), settings)
-    unreadable = {
-        n for n, metrics in report.videos.items() if any((m.reason or "").startswith(UNREADABLE) for m in metrics)
-    }
+        report.whole = mean_over_videos(report.videos.values(), settings, meter.missing_network)
+    unreadable = {n for n, reason in report.left_out.items() if reason.startswith(UNREADABLE)}
     # The published script compares everything that is in the folders, also where names are paired.
     everything = setting == "unpaired" or settings.mode == "legacy"
-    parts = [
-        [
-            Part(f"{folder.name}/{n}", videos[n], pair=n)
-            for n in (sorted(videos) if everything else common)
-            if n not in unreadable
-        ]
-        for folder, videos in ((results, ours), (truths, theirs))
-    ]
+    parts = []
+    for folder, videos in ((results, ours), (truths, theirs)):
+        names = [n for n in (sorted(videos) if everything else common) if n not in unreadable]
+        parts.append([Part(f"{folder.name}/{n}", videos[n], pair=n) for n in names])
     distributions = DistributionMeter(settings, cache)
     report.whole += distributions.measure(parts[0], parts[1], setting, on_video)
     report.left_out |= distributions.left_out
@@ -159,7 +153,7 @@ def evaluate_checkpoint(
             on_video(tryon["tryon_id"])
     paired = {t["tryon_id"] for t in tryons if t["paired"]}
     report.left_out = _not_compared({n: m for n, m in report.videos.items() if n in paired})
-    report.whole = mean_over_videos(report.videos.values(), settings)
+    report.whole = mean_over_videos(report.videos.values(), settings, meter.missing_network)
     distributions = DistributionMeter(settings, cache)
     for setting in ("paired", "unpaired"):
         chosen = [t for t in tryons if t["paired"] == (setting == "paired") and _has_both(t, sources)]

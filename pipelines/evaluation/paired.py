@@ -25,6 +25,9 @@ _VERSION = 1
 """Raise it when the values of frames change, so that kept ones do not count."""
 
 
+_NO_VIDEO = "no video of the set has a ground truth that it could be compared with"
+
+
 class NotComparable(ValueError):
     """Two videos cannot be compared; the message says why."""
 
@@ -36,6 +39,10 @@ class PairedMeter:
         settings: Mode, size, network and device.
         lpips: A loaded network, in place of the one that the settings name; nothing is kept then.
         cache: Where values of frames are kept; nowhere by default.
+
+    Attributes:
+        network: Network of LPIPS and its digest.
+        missing_network: Why there is none, if so.
     """
 
     def __init__(
@@ -48,7 +55,7 @@ class PairedMeter:
         self._lpips = lpips
         self._cache = cache if cache is not None and lpips is None else ArrayCache(None)
         self._source: NetworkSource | None = None
-        self._missing: str | None = None
+        self.missing_network: str | None = None
         legacy = self.settings.mode == "legacy"
         self.network = f"lpips-{'squeeze' if legacy else self.settings.lpips_network}"
         if lpips is None:
@@ -57,7 +64,7 @@ class PairedMeter:
                 self._source = find_network(name, self.settings.networks)
                 self.network = self._source.label
             except NetworkMissing as e:
-                self._missing = str(e)
+                self.missing_network = str(e)
 
     def compare(self, result: Path, truth: Path, start: int = 0, count: int | None = None) -> list[MetricValue]:
         """SSIM and LPIPS, each the mean over frames.
@@ -85,7 +92,7 @@ class PairedMeter:
         mode = self.settings.mode
         return [
             MetricValue("ssim", None, reason, mode=mode),
-            MetricValue("lpips", None, reason, self.network if self._missing is None else "", mode=mode),
+            MetricValue("lpips", None, reason, self.network if self.missing_network is None else "", mode=mode),
         ]
 
     def _values(self, frames: np.ndarray) -> list[MetricValue]:
@@ -94,8 +101,8 @@ class PairedMeter:
             return self.missing("there are no frames to compare")
         ssim, lpips = frames.mean(1).tolist()
         values = [MetricValue("ssim", ssim, num_samples=count, mode=mode)]
-        if self._missing is not None:
-            return [*values, MetricValue("lpips", None, self._missing, mode=mode)]
+        if self.missing_network is not None:
+            return [*values, MetricValue("lpips", None, self.missing_network, mode=mode)]
         return [*values, MetricValue("lpips", lpips, network=self.network, num_samples=count, mode=mode)]
 
     def _frames(self, result: Path, truth: Path, start: int, count: int | None) -> np.ndarray:
@@ -107,7 +114,7 @@ class PairedMeter:
             version=_VERSION,
             contents=[content_digest(result), content_digest(truth)],
             part=[start, count],
-            lpips=None if self._missing is not None else self.network,
+            lpips=None if self.missing_network is not None else self.network,
             size=[settings.height, settings.width],
             shorter=settings.mode == "legacy",
         )
@@ -139,14 +146,14 @@ class PairedMeter:
         return np.array([ssim, lpips], np.float64)
 
     def _distances(self, a: torch.Tensor, b: torch.Tensor) -> list[float]:
-        if self._missing is not None:
+        if self.missing_network is not None:
             return [float("nan")] * len(a)
         if self._lpips is None:
             assert self._source is not None
             try:
                 self._lpips = self._source.load(self.settings.device)
             except NetworkMissing as e:
-                self._missing = str(e)
+                self.missing_network = str(e)
                 return [float("nan")] * len(a)
         with torch.inference_mode():
             return self._lpips(a, b).tolist()
@@ -177,37 +184,37 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def mean_over_videos(videos: Iterable[list[MetricValue]], settings: EvaluationSettings) -> list[MetricValue]:
-    """SSIM and LPIPS of a set: each video weighs the same; the interval is a bootstrap over videos."""
+def mean_over_videos(
+    videos: Iterable[list[MetricValue]], settings: EvaluationSettings, missing_network: str | None = None
+) -> list[MetricValue]:
+    """SSIM and LPIPS of a set: each video weighs the same; the interval is a bootstrap over videos.
+
+    Args:
+        videos: Metrics of each video.
+        settings: Mode and intervals.
+        missing_network: Why there is no LPIPS, if so.
+    """
     values: dict[str, list[MetricValue]] = {name: [] for name in PAIRED_METRICS}
-    reasons: dict[str, set[str]] = {name: set() for name in PAIRED_METRICS}
     for m in itertools.chain.from_iterable(videos):
         if m.metric in values and m.value is not None:
             values[m.metric].append(m)
-        elif m.metric in values and m.reason:
-            reasons[m.metric].add(m.reason)
     out = []
     for name, found in values.items():
-        if found:
-            # A video without a value is no sample of the mean.
-            mean = Ratio([m.value for m in found], np.ones(len(found)))  # type: ignore[misc]
-            of_all = estimate(mean, resamples=settings.resamples, level=settings.confidence)
-            out.append(
-                MetricValue(
-                    name,
-                    of_all.value,
-                    network=found[0].network,
-                    num_samples=len(found),
-                    low=of_all.low,
-                    high=of_all.high,
-                    mode=settings.mode,
-                )
-            )
-        else:
-            # One reason for all, such as a missing network, is the set's; others are told video by video.
-            (reason,) = reasons[name] if len(reasons[name]) == 1 else (_NO_VIDEO,)
+        if not found:
+            reason = missing_network if name == "lpips" and missing_network else _NO_VIDEO
             out.append(MetricValue(name, None, reason, mode=settings.mode))
+            continue
+        mean = Ratio([m.value for m in found], np.ones(len(found)))  # type: ignore[misc]
+        of_all = estimate(mean, resamples=settings.resamples, level=settings.confidence)
+        out.append(
+            MetricValue(
+                name,
+                of_all.value,
+                network=found[0].network,
+                num_samples=len(found),
+                low=of_all.low,
+                high=of_all.high,
+                mode=settings.mode,
+            )
+        )
     return out
-
-
-_NO_VIDEO = "no video of the set has a ground truth that it could be compared with"

@@ -152,23 +152,22 @@ def test_legacy_cuts_the_longer_video(tmp_path: Path, lpips: LPIPS) -> None:
 def test_without_its_network_lpips_is_null_and_ssim_is_not(tmp_path: Path) -> None:
     video = write(tmp_path / "a.mp4", clip(4))
     cache = ArrayCache(tmp_path / "cache")
-    ssim, lpips = PairedMeter(EvaluationSettings(mode="legacy", networks=str(tmp_path)), cache=cache).compare(
-        video, video
-    )
+    settings = EvaluationSettings(mode="legacy", networks=str(tmp_path))
+    ssim, lpips = PairedMeter(settings, cache=cache).compare(video, video)
     assert ssim.value == pytest.approx(1, abs=1e-6)
     assert lpips.value is None and "squeezenet1_1-b8a52dc0.pth" in lpips.reason and str(tmp_path) in lpips.reason
-    again = PairedMeter(EvaluationSettings(mode="legacy", networks=str(tmp_path)), cache=cache)
+    again = PairedMeter(settings, cache=cache)
     assert again.compare(video, video)[0].value == ssim.value and cache.hits == 1
 
 
 def test_the_mean_has_an_interval_over_videos() -> None:
     values = np.linspace(0.5, 0.9, 20)
     videos = [[MetricValue("ssim", v), MetricValue("lpips", None, "broken")] for v in values]
-    ssim, lpips = mean_over_videos(videos, EvaluationSettings(resamples=2000))
+    ssim, lpips = mean_over_videos(videos, EvaluationSettings(resamples=2000), "no network")
     assert ssim.value == pytest.approx(0.7) and ssim.num_samples == 20
     half = 1.96 * values.std() / np.sqrt(20)
     assert (ssim.low, ssim.high) == (pytest.approx(0.7 - half, abs=0.01), pytest.approx(0.7 + half, abs=0.01))
-    assert lpips.value is None and lpips.reason == "broken"
+    assert lpips.value is None and lpips.reason == "no network"
     assert mean_over_videos(videos[:1], EvaluationSettings())[0].low is None
 
 
@@ -198,7 +197,7 @@ def test_folders_with_other_names_are_compared_as_sets(tmp_path: Path, meter: Pa
     report = evaluate_folders(ours, theirs, meter=meter, cache_dir=tmp_path)
     assert report.setting == "unpaired" and not report.videos
     assert [m.metric for m in report.whole][:2] == ["vfid_i3d_unpaired", "vfid_resnext_unpaired"]
-    with pytest.raises(NothingToEvaluate, match="no file name in common.*for example a and b"):
+    with pytest.raises(NothingToEvaluate, match=r"no file name in common.*for example a and b"):
         evaluate_folders(ours, theirs, setting="paired", meter=meter, cache_dir=tmp_path)
     same = evaluate_folders(ours, ours, setting="unpaired", meter=meter, cache_dir=tmp_path)
     assert {m.metric.split("_")[-1] for m in same.whole} == {"unpaired"}
