@@ -19,7 +19,8 @@ _COMMON: dict[str, Any] = {
 
 @dg.asset(
     deps=["tryon_videos", "videos"],
-    description="SSIM and LPIPS of try-on videos against their sources where the garment is the one worn anyway.\n\n"
+    description="SSIM and LPIPS of try-on videos against their sources where the garment is the one worn anyway; "
+    "VFID and FVD of all of them as sets, paired and unpaired.\n\n"
     "A metric that cannot be computed is null with the reason.",
     kinds={"deltalake", "pytorch"},
     metadata=static_metadata(VIDEO_METRICS),
@@ -29,6 +30,7 @@ _COMMON: dict[str, Any] = {
 def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Measure the try-on videos made last."""
     from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint
+    from pipelines.evaluation.values import markdown_table
     from pipelines.stage import digest
 
     store = context.resources.lake.store()
@@ -57,8 +59,14 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         metadata=table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows)
         | values
-        | {"checkpoint_id": checkpoint_id, "not_computed": dg.MetadataValue.json(missing)},
-        data_version=dg.DataVersion(digest(rows.select(["tryon_id", "metric", "value"]).to_pylist())[:32]),
+        | {
+            "checkpoint_id": checkpoint_id,
+            "mode": report.mode,
+            "metrics": dg.MetadataValue.md(markdown_table(report)),
+            "not_computed": dg.MetadataValue.json(missing),
+            "left_out": dg.MetadataValue.json(report.left_out),
+        },
+        data_version=dg.DataVersion(digest(rows.select(["tryon_id", "metric", "mode", "value"]).to_pylist())[:32]),
     )
 
 

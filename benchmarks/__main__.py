@@ -11,13 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import annotation, loader, model, overfit, report, studio
+from benchmarks import annotation, loader, metrics, model, overfit, report, studio
 
 HERE = Path(__file__).parent
 
 
 def main(
-    only: Annotated[str | None, typer.Option(help="throughput, memory, studio, model, loader or overfit")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="throughput, memory, studio, model, loader, overfit or metrics")
+    ] = None,
     minutes: Annotated[str, typer.Option(help="Lengths of the video for the memory figures, minutes")] = "0.25,0.5,1",
     fps: Annotated[float, typer.Option(help="Frame rate of that video")] = 10.0,
 ) -> None:
@@ -33,6 +35,7 @@ def main(
         "model": model.model,
         "loader": loader.loader,
         "overfit": overfit.overfit,
+        "metrics": metrics.metrics,
     }.items():
         if only in (None, name):
             results[name] = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, **measure()}

@@ -266,29 +266,42 @@ def tryon(
 def evaluate(
     context: typer.Context,
     pred: Annotated[Path | None, typer.Option(help="Folder of try-on videos, to compare without a lake")] = None,
-    gt: Annotated[Path | None, typer.Option(help="Folder of ground truth with the same file names")] = None,
+    gt: Annotated[Path | None, typer.Option(help="Folder of real videos; pairs have the same file name")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="corrected, or legacy: as the field's published script computes")
+    ] = None,
+    setting: Annotated[
+        str, typer.Option(help="paired, unpaired, or auto: paired where at least one name is in both folders")
+    ] = "auto",
+    networks: Annotated[Path | None, typer.Option(help="Folder of published network files")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file")] = None,
     config: ConfigOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Score the newest try-on videos through Dagster: metrics and interaction success rate; or two folders."""
     if context.invoked_subcommand is not None:
         return
+    resources = _read_config(config)
+    chosen = {"mode": mode, "networks": None if networks is None else str(networks)}
+    values = resources.get("evaluation", {}) | {k: v for k, v in chosen.items() if v is not None}
     if pred is None and gt is None:
+        if as_json is not None or setting != "auto":
+            raise fail("--json and --setting are for two folders: name --pred and --gt")
         from dagster_project.reports import metadata_of
 
-        result = _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
+        scored = ["video_metrics", "isr_scores"]
+        result = _materialize("model", None, scored, resources | {"evaluation": values}, verbose)
         rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
         shown = "nothing judged" if rate is None else f"{rate:.2f}"
         console.print(f"ISR {shown}, judge {metadata_of(result, 'isr_scores', 'judge')}: {agreement}", highlight=False)
         return
     if pred is None or gt is None:
         raise fail("name both folders: --pred and --gt")
-    from dagster_project.reports import print_metrics
-    from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_folders
+    from dagster_project.scoring import score_folders
 
     try:
-        print_metrics(evaluate_folders(pred, gt), console)
-    except NothingToEvaluate as e:
+        score_folders(pred, gt, values, setting, as_json, console)
+    except (LookupError, OSError, ValueError) as e:
         raise fail(str(e)) from e
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -15,9 +15,6 @@ from pipelines.evaluation.judges.validation import newest_validation
 from pipelines.registry import STAGES
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
-
-if TYPE_CHECKING:
-    from pipelines.evaluation.metrics import EvaluationReport
 
 
 def upstream_of(asset: str) -> list[str]:
@@ -126,19 +123,6 @@ def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
         name, reason = escape(v["source_path"]), escape(v["reason"] or "")
         table.add_row(name, size, fps, str(v["num_frames"] or ""), status, reason)
     console.print(table)
-
-
-def print_metrics(report: EvaluationReport, console: Console) -> None:
-    """Metrics of videos and of the set; what could not be computed with its reason."""
-    names = sorted({m.metric for metrics in report.videos.values() for m in metrics if m.value is not None})
-    table = Table("video", *names)
-    for video, metrics in sorted(report.videos.items()):
-        values = {m.metric: m.value for m in metrics}
-        table.add_row(escape(video), *("-" if values.get(n) is None else f"{values[n]:.4f}" for n in names))
-    console.print(table)
-    for m in report.whole:
-        text = f"{m.value:.4f} over {m.num_samples} videos" if m.value is not None else f"not computed: {m.reason}"
-        console.print(f"{m.metric}: {text}", highlight=False)
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str, key: str) -> Any:

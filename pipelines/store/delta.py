@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, write_deltalake
-from deltalake import Schema as DeltaSchema
+from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -108,11 +107,10 @@ class DeltaStore:
         return f"{self.root}/tables/{spec.name}"
 
     def ensure_tables(self, specs: Iterable[TableSpec] = TABLES.values()) -> None:
-        """Create missing tables and columns. Safe to call from many processes at once, and cheap when none is missing.
+        """Create missing tables, and add columns that an older release did not have.
 
-        A column that a later release declared is added to the lake's table; older rows have null there.
-
-        Tables are made here and never by a first write: of eight processes that wrote first, five failed.
+        Safe to call from many processes at once, and cheap when nothing is missing. Tables are made here and never by
+        a first write: of eight processes that wrote first, five failed. Columns are added here for the same reason.
         """
         for spec in specs:
             uri = self.uri(spec)
@@ -132,21 +130,19 @@ class DeltaStore:
                 storage_options=self.storage_options or None,
             )
 
+    @retry(
+        retry=retry_if_exception_type((CommitFailedError, DeltaError)),
+        stop=stop_after_attempt(5),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    )
     def _add_columns(self, spec: TableSpec) -> None:
-        def missing() -> list[Field]:
-            known = {f.name for f in table.schema().fields}
-            return [f for f in DeltaSchema.from_arrow(spec.schema).fields if f.name not in known]
-
+        """Add the nullable columns that the table lacks; old rows have null there. A lost race is looked at again."""
         table = DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
-        if not missing():
-            return
-        try:
-            table.alter.add_columns(missing())
-        except (DeltaError, CommitFailedError):
-            # Another process may have been faster.
-            table = DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
-            if missing():
-                raise
+        known = {f.name for f in table.schema().fields}
+        declared = Schema.from_arrow(_without_comments(spec.schema)).fields
+        if missing := [f for f in declared if f.name not in known and f.nullable]:
+            table.alter.add_columns(missing)
 
     def open(self, spec: TableSpec, version: int | None = None) -> DeltaTable:
         """The Delta table, created on demand; at an older `version` for time travel.
@@ -222,10 +218,19 @@ class DeltaStore:
         names = columns or spec.schema.names
         schema = pa.schema([spec.schema.field(n) for n in names])
         table = self.open(spec, version)
-        scan = table.scan(columns=list(names), predicate=predicate(where) if where else None)
+        known = {f.name for f in table.schema().fields}
+        # A version from before a column was added has null there. One column is read in any case, for the rows' count.
+        there = [n for n in names if n in known] or [next(f.name for f in table.schema().fields)]
+        scan = table.scan(columns=there, predicate=predicate(where) if where else None)
         for batch in pa.RecordBatchReader.from_stream(scan):
             # Strings and binaries come back as views, which have no comparison kernels: one cast, here.
-            yield pa.RecordBatch.from_arrays([batch.column(n).cast(schema.field(n).type) for n in names], schema=schema)
+            arrays = [
+                batch.column(n).cast(schema.field(n).type)
+                if n in known
+                else pa.nulls(batch.num_rows, schema.field(n).type)
+                for n in names
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def read(
         self,

@@ -156,13 +156,23 @@ VIDEO_METRICS = TableSpec(
         [
             *_PREDICTION[:2],
             column("video_id", pa.string(), "Source video; null for a metric of the whole set"),
-            column("metric", pa.string(), "ssim, lpips, vfid_i3d, ...", nullable=False),
+            column(
+                "metric",
+                pa.string(),
+                "ssim, lpips, or vfid_i3d, vfid_resnext, fvd_i3d, fvd_videomae with _paired or _unpaired",
+                nullable=False,
+            ),
             column("value", pa.float64(), "Null where the metric could not be computed"),
             column("reason", pa.string(), "Why null"),
             column("mode", pa.string(), "corrected or legacy (the field's published script)", nullable=False),
             column("network", pa.string(), "Feature network and its digest; empty where none"),
-            column("num_samples", pa.int32(), "Frames or clips it was computed from", nullable=False),
+            column(
+                "num_samples", pa.int32(), "Frames of a video, videos of a mean, or clips it comes from", nullable=False
+            ),
             *RUN,
+            column("low", pa.float64(), "Lower end of the interval, bootstrap over videos; null for a single video"),
+            column("high", pa.float64(), "Upper end of the interval"),
+            column("note", pa.string(), "What to know about the value, such as too few clips for its dimensions"),
         ]
     ),
     partition_by=("checkpoint_id",),

@@ -19,18 +19,18 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
 
 from models.features.lpips import LPIPS
+from models.features.networks import NetworkMissing, NetworkSource
 from models.judges import JUDGES
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import encode_mask
 from pipelines.checkpoints.train import CheckpointMissing
+from pipelines.evaluation import distribution
+from pipelines.evaluation.cache import ArrayCache
 from pipelines.evaluation.isr import OVERALL, judge_checkpoint, make_judge, rates
-from pipelines.evaluation.metrics import (
-    NothingToEvaluate,
-    PairedMeter,
-    evaluate_checkpoint,
-    evaluate_folders,
-)
+from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint, evaluate_folders
+from pipelines.evaluation.paired import PairedMeter, mean_over_videos
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
+from pipelines.evaluation.values import MetricValue, markdown_table
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import (
     AGNOSTIC_MASKS,
@@ -72,6 +72,16 @@ def lpips() -> LPIPS:
 @pytest.fixture(scope="module")
 def meter(lpips: LPIPS) -> PairedMeter:
     return PairedMeter(EvaluationSettings(batch_frames=5), lpips)
+
+
+@pytest.fixture(autouse=True)
+def no_video_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set metrics have tests of their own; here their networks are missing, as they may be anywhere."""
+
+    def missing(name: str, folder: object = None) -> NetworkSource:
+        raise NetworkMissing(f"needs {name}.pth")
+
+    monkeypatch.setattr(distribution, "find_network", missing)
 
 
 def frames_of(path: Path) -> np.ndarray:
@@ -124,26 +134,86 @@ def test_other_lengths_and_damage_are_null_with_the_reason(tmp_path: Path, meter
     assert "cannot be read" in meter.compare(tmp_path / "bad.mp4", long)[0].reason
 
 
-def test_other_sizes_are_compared_at_the_size_of_the_result(tmp_path: Path, meter: PairedMeter) -> None:
+def test_other_sizes_are_compared_only_at_a_size_that_is_asked_for(
+    tmp_path: Path, meter: PairedMeter, lpips: LPIPS
+) -> None:
     big = clip(6, 128, 192)
     small = big.reshape(6, 64, 2, 96, 2, 3).mean((2, 4)).round().astype(np.uint8)
-    value = meter.compare(write(tmp_path / "s.mp4", small), write(tmp_path / "b.mp4", big))[0].value
-    assert value > 0.85
+    result, truth = write(tmp_path / "s.mp4", small), write(tmp_path / "b.mp4", big)
+    refused = meter.compare(result, truth)[0]
+    assert refused.value is None and "96x64" in refused.reason and "192x128" in refused.reason
+    at_size = PairedMeter(EvaluationSettings(height=64, width=96), lpips)
+    assert at_size.compare(result, truth)[0].value > 0.85
+
+
+def test_legacy_cuts_the_longer_video(tmp_path: Path, lpips: LPIPS) -> None:
+    long, short = write(tmp_path / "long.mp4", clip(12)), write(tmp_path / "short.mp4", clip(9))
+    values = PairedMeter(EvaluationSettings(mode="legacy", batch_frames=4), lpips).compare(long, short)
+    assert [(m.metric, m.num_samples, m.mode) for m in values] == [("ssim", 9, "legacy"), ("lpips", 9, "legacy")]
+    expected = np.mean([ssim_numpy(x, y) for x, y in zip(frames_of(long), frames_of(short))])
+    assert values[0].value == pytest.approx(expected, abs=2e-4) and values[1].network == "lpips-squeeze"
+
+
+def test_without_its_network_lpips_is_null_and_ssim_is_not(tmp_path: Path) -> None:
+    video = write(tmp_path / "a.mp4", clip(4))
+    cache = ArrayCache(tmp_path / "cache")
+    settings = EvaluationSettings(mode="legacy", networks=str(tmp_path))
+    ssim, lpips = PairedMeter(settings, cache=cache).compare(video, video)
+    assert ssim.value == pytest.approx(1, abs=1e-6)
+    assert lpips.value is None and "squeezenet1_1-b8a52dc0.pth" in lpips.reason and str(tmp_path) in lpips.reason
+    again = PairedMeter(settings, cache=cache)
+    assert again.compare(video, video)[0].value == ssim.value and cache.hits == 1
+
+
+def test_the_mean_has_an_interval_over_videos() -> None:
+    values = np.linspace(0.5, 0.9, 20)
+    videos = [[MetricValue("ssim", v), MetricValue("lpips", None, "broken")] for v in values]
+    ssim, lpips = mean_over_videos(videos, EvaluationSettings(resamples=2000), "no network")
+    assert ssim.value == pytest.approx(0.7) and ssim.num_samples == 20
+    half = 1.96 * values.std() / np.sqrt(20)
+    assert (ssim.low, ssim.high) == (pytest.approx(0.7 - half, abs=0.01), pytest.approx(0.7 + half, abs=0.01))
+    assert lpips.value is None and lpips.reason == "no network"
+    assert mean_over_videos(videos[:1], EvaluationSettings())[0].low is None
 
 
 def test_folders_pair_by_name(tmp_path: Path, meter: PairedMeter) -> None:
     for folder in ("ours", "theirs"):
         write(tmp_path / folder / "one.mp4", clip(6))
+        (tmp_path / folder / "notes.txt").write_text("no video")
     write(tmp_path / "ours" / "two.mp4", clip(6))
-    report = evaluate_folders(tmp_path / "ours", tmp_path / "theirs", meter=meter)
+    (tmp_path / "ours" / "bad.mp4").write_bytes(b"no video")
+    write(tmp_path / "theirs" / "bad.mp4", clip(6))
+    report = evaluate_folders(tmp_path / "ours", tmp_path / "theirs", meter=meter, cache_dir=tmp_path / "cache")
+    assert report.setting == "paired" and set(report.videos) == {"one", "bad"}
     assert report.videos["one"][0].value == pytest.approx(1, abs=1e-6)
-    assert "no two" in report.videos["two"][0].reason
+    assert set(report.left_out) == {"two", "bad"} and "no two" in report.left_out["two"]
+    assert "cannot be read" in report.left_out["bad"]
     whole = {m.metric: m for m in report.whole}
     assert whole["ssim"].num_samples == 1
-    assert whole["fvd_unpaired"].value is None and "VideoMAE" in whole["fvd_unpaired"].reason
+    assert whole["fvd_videomae_paired"].value is None and "videomae.pth" in whole["fvd_videomae_paired"].reason
+    assert json.loads(json.dumps(report.as_json()))["num_left_out"] == 2
+    assert "| ssim | 1.0000 |" in markdown_table(report) and "videomae.pth" in markdown_table(report)
+
+
+def test_folders_with_other_names_are_compared_as_sets(tmp_path: Path, meter: PairedMeter) -> None:
+    write(tmp_path / "ours" / "a.mp4", clip(6))
+    write(tmp_path / "theirs" / "b.mp4", clip(6))
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    report = evaluate_folders(ours, theirs, meter=meter, cache_dir=tmp_path)
+    assert report.setting == "unpaired" and not report.videos
+    assert [m.metric for m in report.whole][:2] == ["vfid_i3d_unpaired", "vfid_resnext_unpaired"]
+    with pytest.raises(NothingToEvaluate, match=r"no file name in common.*for example a and b"):
+        evaluate_folders(ours, theirs, setting="paired", meter=meter, cache_dir=tmp_path)
+    same = evaluate_folders(ours, ours, setting="unpaired", meter=meter, cache_dir=tmp_path)
+    assert {m.metric.split("_")[-1] for m in same.whole} == {"unpaired"}
+    write(ours / "a.mkv.mp4", clip(6)).rename(ours / "a.mkv")
+    with pytest.raises(NothingToEvaluate, match=r"both a\.mkv and a\.mp4"):
+        evaluate_folders(ours, theirs, meter=meter, cache_dir=tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NothingToEvaluate, match="no file name in common"):
-        evaluate_folders(tmp_path / "empty", tmp_path / "theirs", meter=meter)
+    with pytest.raises(NothingToEvaluate, match="holds no videos"):
+        evaluate_folders(tmp_path / "empty", theirs, meter=meter, cache_dir=tmp_path)
+    with pytest.raises(NothingToEvaluate, match="is not a folder"):
+        evaluate_folders(tmp_path / "nowhere", theirs, meter=meter, cache_dir=tmp_path)
 
 
 def put(store: DeltaStore, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
@@ -203,7 +273,7 @@ def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: Paire
     evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("run"), meter=meter)
     evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("again"), meter=meter)
     rows = {(r["tryon_id"], r["metric"]): r for r in tryon_lake.read(VIDEO_METRICS).to_pylist()}
-    assert len(rows) == 3 * 2 + 2 + 6 == tryon_lake.read(VIDEO_METRICS).num_rows
+    assert len(rows) == 3 * 2 + 2 + 2 * 4 == tryon_lake.read(VIDEO_METRICS).num_rows
     assert rows["paired", "ssim"]["value"] > 0.94
     assert rows["paired", "ssim"]["num_samples"] == 20
     assert rows["paired", "ssim"]["run_id"] == "again"
@@ -211,11 +281,20 @@ def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: Paire
     assert "no person" in rows["failed", "lpips"]["reason"]
     assert rows["", "ssim"]["value"] == rows["paired", "ssim"]["value"]
     assert rows["", "ssim"]["video_id"] is None and rows["", "ssim"]["num_samples"] == 1
-    assert rows["", "vfid_i3d_paired"]["value"] is None
+    assert rows["", "vfid_i3d_paired"]["value"] is None and "i3d.pth" in rows["", "vfid_i3d_paired"]["reason"]
     with pytest.raises(NothingToEvaluate, match="no try-on videos"):
         evaluate_checkpoint(tryon_lake, checkpoint_id="other", meter=meter)
     with pytest.raises(CheckpointMissing):
         evaluate_checkpoint(tryon_lake, meter=meter)
+
+
+def test_both_modes_stand_side_by_side_in_the_table(tryon_lake: DeltaStore, meter: PairedMeter, lpips: LPIPS) -> None:
+    legacy = EvaluationSettings(mode="legacy")
+    evaluate_checkpoint(tryon_lake, checkpoint_id="c", meter=meter)
+    for _ in range(2):
+        evaluate_checkpoint(tryon_lake, legacy, checkpoint_id="c", meter=PairedMeter(legacy, lpips))
+    modes = [r["mode"] for r in tryon_lake.read(VIDEO_METRICS).to_pylist()]
+    assert (modes.count("corrected"), modes.count("legacy")) == (3 * 2 + 2 + 2 * 4, 3 * 2 + 2 + 2 * 3)
 
 
 class Recorder(Judge):

@@ -228,3 +228,25 @@ def test_a_lake_made_with_other_column_comments_can_be_written(tmp_path, streame
     rows = table if not streamed else lambda: pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
     lake.replace(spec, rows, {"batch": "b"}, Commit())
     assert lake.read(spec).num_rows == 1
+
+
+def test_columns_that_a_table_lacks_are_added_and_old_rows_have_null(tmp_path):
+    lake = DeltaStore(tmp_path)
+    spec = TABLES["video_metrics"]
+    added = ("low", "high", "note")
+    old = dataclasses.replace(spec, schema=pa.schema([f for f in spec.schema if f.name not in added]))
+    lake.ensure_tables([old])
+
+    def row(schema, checkpoint):
+        made = {f.name: None if f.nullable else {"string": "x"}.get(str(f.type), 0) for f in schema}
+        return pa.Table.from_pylist([made | {"checkpoint_id": checkpoint}], schema)
+
+    before = lake.replace(old, row(old.schema, "a"), {"checkpoint_id": "a"}, Commit())
+    lake.ensure_tables([spec])
+    lake.ensure_tables([spec])
+    assert lake.version(spec) == before + 1
+    new = row(spec.schema, "b").drop_columns(["low"]).append_column("low", pa.array([0.5])).select(spec.schema.names)
+    lake.replace(spec, new, {"checkpoint_id": "b"}, Commit())
+    rows = {r["checkpoint_id"]: r for r in lake.read(spec).to_pylist()}
+    assert rows["a"]["low"] is None and rows["b"]["low"] == 0.5
+    assert lake.read(spec, ["low", "note"], version=before).to_pylist() == [{"low": None, "note": None}]

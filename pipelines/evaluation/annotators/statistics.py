@@ -170,13 +170,16 @@ class Estimate:
     num_videos: int
 
 
-def estimate(statistic: Statistic, members: np.ndarray | None = None, resamples: int = RESAMPLES) -> Estimate:
+def estimate(
+    statistic: Statistic, members: np.ndarray | None = None, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Estimate:
     """Value of a statistic over some videos, with the percentile interval of a bootstrap over these videos.
 
     Args:
         statistic: What to compute.
         members: (V,) bool, the videos that count; all by default.
         resamples: Draws; 0 leaves the interval out.
+        level: Level of the interval.
     """
     count = len(statistic.samples)
     chosen = np.ones(count, bool) if members is None else np.asarray(members, bool)
@@ -194,5 +197,5 @@ def estimate(statistic: Statistic, members: np.ndarray | None = None, resamples:
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
         return Estimate(value, None, None, samples, n)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), samples, n)

@@ -1,0 +1,77 @@
+"""`itryon evaluate --pred --gt`: what it prints and writes for anyone's folders, without a lake and without weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from dagster_project.cli import app
+from pipelines.video import VideoWriter
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ITRYON_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ITRYON_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def write(path: Path, size: tuple[int, int] = (48, 64), count: int = 4) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    with VideoWriter(path, fps=15, width=size[1], height=size[0]) as writer:
+        for _ in range(count):
+            writer.write(rng.integers(0, 255, (*size, 3)).astype(np.uint8))
+    return path
+
+
+def run(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["evaluate", "--pred", str(folder / "p"), "--gt", str(folder / "g"), *options])
+
+
+def test_pairs_are_scored_and_what_is_missing_is_told(tmp_path: Path) -> None:
+    for name in ("p/[one].mp4", "g/[one].mp4", "p/small.mp4"):
+        write(tmp_path / name)
+    write(tmp_path / "g" / "small.mp4", (96, 128))
+    write(tmp_path / "g" / "alone.mp4")
+    done = run(tmp_path, "--json", str(tmp_path / "out" / "metrics.json"))
+    assert done.exit_code == 0, done.output
+    assert "[one]" in done.output and "1.0000" in done.output and "3 left out" not in done.output
+    assert "64x48" in done.output and "there is no alone in" in done.output
+    assert "resnext-101.pth" in done.output and "itryon weights" in done.output
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["mode"] == "corrected" and written["setting"] == "paired"
+    whole = {m["metric"]: m for m in written["metrics"]}
+    assert whole["ssim"]["value"] == pytest.approx(1, abs=1e-6) and whole["ssim"]["num_samples"] == 1
+    assert whole["lpips"]["value"] is None and "lpips_alex" in whole["lpips"]["reason"]
+    assert {"alone", "small"} <= set(written["left_out"])
+    assert not (tmp_path / "lake").exists()
+
+
+def test_folders_with_nothing_in_common(tmp_path: Path) -> None:
+    write(tmp_path / "p" / "a.mp4"), write(tmp_path / "g" / "b.mp4")
+    done = run(tmp_path, "--mode", "legacy")
+    assert done.exit_code == 0 and "Unpaired" in done.output and "vfid_i3d_unpaired" in done.output
+    assert "ssim" not in done.output
+    refused = run(tmp_path, "--setting", "paired")
+    assert refused.exit_code == 1 and "no file name in common" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(["--mode", "exact"], "corrected"), (["--setting", "both"], "auto, paired or unpaired")],
+)
+def test_wrong_options_are_explained(tmp_path: Path, options: list[str], says: str) -> None:
+    write(tmp_path / "p" / "a.mp4"), write(tmp_path / "g" / "a.mp4")
+    done = run(tmp_path, *options)
+    assert done.exit_code == 1 and says in done.output
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.exit_code == 1 and f"{tmp_path / 'p'} is not a folder" in done.output.replace("\n", "")
