@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import annotation, model, report, studio
+from benchmarks import annotation, model, report, studio, tryon
 
 HERE = Path(__file__).parent
 
 
 def main(
-    only: Annotated[str | None, typer.Option(help="throughput, memory, studio or model")] = None,
+    only: Annotated[str | None, typer.Option(help="throughput, memory, studio, model or tryon")] = None,
     minutes: Annotated[str, typer.Option(help="Lengths of the video for the memory figures, minutes")] = "0.25,0.5,1",
     fps: Annotated[float, typer.Option(help="Frame rate of that video")] = 10.0,
 ) -> None:
@@ -31,6 +31,7 @@ def main(
         "memory": lambda: annotation.memory(lengths, fps),
         "studio": studio.studio,
         "model": model.model,
+        "tryon": tryon.tryon,
     }.items():
         if only in (None, name):
             results[name] = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, **measure()}

@@ -125,6 +125,7 @@ def tryon_video(
     agnostic: dict[int, np.ndarray] = {}
     fade = Crossfade()
     written = 0
+    made: np.ndarray | None = None
 
     with (
         VideoReader(video_path) as reader,
@@ -166,7 +167,8 @@ def tryon_video(
             box = conditions.letterbox
             agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
             offset = start + begin
-            (frames,) = loaded.pipe(
+            previous = None if made is None else made[begin - windows[number - 1][0] :]
+            (made,) = loaded.pipe(
                 video=conditions.target,
                 mask=conditions.mask,
                 agnostic_video=conditions.agnostic,
@@ -182,12 +184,13 @@ def tryon_video(
                 guidance_scale=settings.guidance_scale,
                 conditioning_scale=settings.conditioning_scale,
                 num_frames=settings.num_frames,
+                previous_frames=previous,
                 generator=generator,
                 blend_edge=None,
                 callback_on_step_end=_report(on_progress, number * settings.steps, len(windows) * settings.steps),
                 return_dict=False,
             )
-            for generated in fade.add(begin, frames):
+            for generated in fade.add(begin, made):
                 emit(generated)
         for generated in fade.finish():
             emit(generated)
