@@ -13,6 +13,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from models.itryon import conditioning
@@ -41,7 +43,7 @@ def latents(pipe: ITryOnPipeline, **changes) -> torch.Tensor:
 def test_adapters_load_weigh_and_unload(pipe, tmp_path):
     base = latents(pipe)
     donor = copy.deepcopy(pipe.transformer)
-    donor.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    donor.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in donor.named_parameters():
@@ -109,6 +111,8 @@ def test_a_callback_may_change_latents(pipe):
 def text_parts() -> tuple[UMT5EncoderModel, PreTrainedTokenizerFast]:
     torch.manual_seed(0)
     words = Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "zip": 3, "up": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     config = UMT5Config(vocab_size=5, d_model=20, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     return UMT5EncoderModel(config).eval(), PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>")
 
@@ -151,14 +155,14 @@ def test_the_large_presets_classes_save_load_and_run(name, tmp_path):
 def test_a_video_in_parts_continues_what_is_made():
     pipe = make_pipe()
     pipe.register_to_config(num_frames=9)
-    call = inputs(9) | {"output_type": "latent", "actions": []}
+    call = inputs(9) | {"output_type": "latent", "actions": [], "num_inference_steps": 4}
     begun = np.random.default_rng(1).integers(0, 256, (6, H, W, 3), np.uint8)
     known = pipe(**call, previous_frames=begun).frames[0]
     expected = conditioning.encode(pipe.vae, conditioning.to_model_range(begun[:5]))
     # The frames that are made come out as they went in; what follows depends on them.
     torch.testing.assert_close(known[:, :, :2], expected, atol=1e-5, rtol=1e-5)
     free = pipe(**(call | {"generator": torch.Generator().manual_seed(0)})).frames[0]
-    assert (free[:, :, 2] - known[:, :, 2]).abs().max() > 1e-4
+    assert (free[:, :, 2] - known[:, :, 2]).abs().max() > 2e-5
     with pytest.raises(ValueError, match="previous_frames"):
         pipe(**call, previous_frames=begun[:, :8])
 
