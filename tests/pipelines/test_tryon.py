@@ -225,7 +225,7 @@ def test_frames_keep_their_times(annotations, loaded, tmp_path):
 def test_any_size_and_rotation_comes_back(loaded, tmp_path, width, height, rotation):
     """Upright size of the source, and the source's own pixels without a mask row."""
     path = tmp_path / "in.mp4"
-    write_rotated(path, moving_frames(6, width, height), rotation)
+    write_rotated(path, rotation, frames=moving_frames(6, width, height))
     with VideoReader(path) as reader:
         source = [f.rgb for f in reader.frames()]
     tall, wide = source[0].shape[:2]
