@@ -124,12 +124,23 @@ def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnS
     """
     gr = gradio()
 
-    def run(*values: Any, progress: Any = gr.Progress()) -> tuple[str, str, str, str]:  # noqa: B008 - gradio's way
+    # Gradio finds the progress bar among the parameters by its default value.
+    def run(
+        video: Any,
+        garment: Any,
+        spans: Any,
+        category: Any,
+        prompt: Any,
+        steps: Any,
+        guidance: Any,
+        seed: Any,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str, str, str]:
         def show(what: str, done: int, total: int) -> None:
             progress((done, total), desc=_NAMES.get(what, what.replace("_", " ").capitalize()))
 
         try:
-            return dress(*values, on_progress=show)
+            return dress(video, garment, spans, category, prompt, steps, guidance, seed, show)
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
 

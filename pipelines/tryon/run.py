@@ -186,7 +186,9 @@ def tryon_video(
             box = conditions.letterbox
             agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
             offset = start + begin
-            previous = None if made is None else made[begin - windows[number - 1][0] :]
+            previous = None
+            if made is not None and begin < windows[number - 1][1]:
+                previous = made[begin - windows[number - 1][0] :]
             (made,) = loaded.pipe(
                 video=conditions.target,
                 mask=conditions.mask,
