@@ -248,7 +248,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     callback_on_step_end_tensor_inputs,
                 )[:, :, references.shape[2] :]
                 following = next((s for s, _ in windows if s > start), stop)
-                picture = None
+                previous_frames = None
                 if output_type != "latent" or following < stop:
                     picture = conditioning.from_model_range(conditioning.decode(self.vae, clean)[0])
                     previous_frames = picture[following - start :] if following < stop else None
