@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
@@ -27,7 +26,6 @@ from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.garments import read_photo
 from pipelines.ingest.landing import land
 from pipelines.ingest.manifest import MANIFEST
-from pipelines.ingest.segmentation import segment_garment
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings, digest
 from pipelines.stage.pool import Progress
@@ -41,10 +39,6 @@ from pipelines.tryon.load import LoadedPipeline
 from pipelines.tryon.run import Garment, tryon_video
 from pipelines.tryon.settings import NEEDED, TryOnSettings
 from pipelines.video import VideoError, VideoInfo, probe
-
-MOST_EDGE_SHARE = 0.5
-"""A garment photo's foreground reaches at most this share of the photo's edge: product photos have margins, and where a
-garment is cut off it is so at one or two sides."""
 
 _SOUND_OF_MP4 = frozenset({"aac", "mp3", "ac3", "opus", "alac"})
 
@@ -156,23 +150,10 @@ def _check_files(
     except VideoError as error:
         raise CannotDress(f"{video.name} cannot be used: {error}") from error
     try:
-        picture, opaque = read_photo(str(garment))
+        read_photo(str(garment))
     except (OSError, ValueError) as error:
         raise CannotDress(f"{garment.name} cannot be used: {error}") from error
-    outside = edge_share(segment_garment(picture) if opaque is None else opaque)
-    if outside > MOST_EDGE_SHARE:
-        raise CannotDress(
-            f"{garment.name} cannot be used: what stands out in it fills {outside:.0%} of the photo's edge, so there "
-            "seems to be no garment on a background. Use a photo of one garment with a margin around it"
-        )
     return None if spans_s is None else [_in_frames(s, info) for s in spans_s]
-
-
-def edge_share(mask: np.ndarray) -> float:
-    """Share of a photo's edge that its foreground mask (H, W) reaches, 0 to 1."""
-    inside = np.asarray(mask) > 0
-    edge = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
-    return float(edge.mean())
 
 
 def _annotate(
