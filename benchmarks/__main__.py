@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import annotation, loader, metrics, model, overfit, report, studio
+from benchmarks import annotation, loader, metrics, model, overfit, report, studio, tryon
 
 HERE = Path(__file__).parent
 
 
 def main(
     only: Annotated[
-        str | None, typer.Option(help="throughput, memory, studio, model, loader, overfit or metrics")
+        str | None, typer.Option(help="throughput, memory, studio, model, loader, overfit, metrics or tryon")
     ] = None,
     minutes: Annotated[str, typer.Option(help="Lengths of the video for the memory figures, minutes")] = "0.25,0.5,1",
     fps: Annotated[float, typer.Option(help="Frame rate of that video")] = 10.0,
@@ -36,6 +36,7 @@ def main(
         "loader": loader.loader,
         "overfit": overfit.overfit,
         "metrics": metrics.metrics,
+        "tryon": tryon.tryon,
     }.items():
         if only in (None, name):
             results[name] = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, **measure()}

@@ -22,6 +22,8 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append(_overfit(results["overfit"]))
     if "metrics" in results:
         parts.append(_metrics(results["metrics"]))
+    if "tryon" in results:
+        parts.append(_tryon(results["tryon"]))
     return "\n".join(parts)
 
 
@@ -173,4 +175,23 @@ def _metrics(r: dict[str, Any]) -> str:
         "|---|---|",
     ]
     lines += [f"| {length} | {mb:.0f} |" for length, mb in r["memory_mb"].items()]
+    return "\n".join([*lines, ""])
+
+
+def _tryon(r: dict[str, Any]) -> str:
+    lines = [
+        "## Try-on against the stock pipeline\n",
+        f"{r['measured']}, {r['machine']}, {r['threads']} threads; {r['frames']}x{r['height']}x{r['width']} with a "
+        f"garment, {r['steps']} steps, guidance {r['guidance_scale']:g}, fp32; the same weights, captions and noise, "
+        f"added modules at zero; medians of {r['rounds']} rounds in turn. Goals: 0.65x the time of diffusers' "
+        "WanVACEPipeline, largest difference of its latents 1e-3.\n",
+        "| size | pipeline | seconds | CPU s | time ratio | CPU ratio | largest difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for size, variants in r["sizes"].items():
+        for name, v in variants.items():
+            lines.append(
+                f"| {size} | {name} | {v['wall_s']:.2f} | {v['cpu_s']:.2f} | **{v['time_ratio']:.3f}x** "
+                f"| {v['cpu_ratio']:.3f}x | {v['max_difference']:.1e} |"
+            )
     return "\n".join([*lines, ""])

@@ -262,6 +262,27 @@ def tryon(
         raise fail(str(e)) from e
 
 
+@app.command()
+def page(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 7860,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder; the lake's newest, or the embedded one, by default")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Open a page on this machine (loopback only) to dress a video by hand; needs the extra `page`."""
+    from dagster_project.dressing import load_checkpoint
+    from dagster_project.page import PageUnavailable, gradio, serve
+    from pipelines.tryon.settings import TryOnSettings
+
+    try:
+        gradio()
+        settings = TryOnSettings.model_validate(_read_config(config).get("tryon", {}))
+        serve(load_checkpoint(checkpoint, settings, console), settings, port)
+    except (PageUnavailable, OSError, ValueError, LookupError) as e:
+        raise fail(str(e)) from e
+
+
 @evaluate_app.callback(invoke_without_command=True)
 def evaluate(
     context: typer.Context,

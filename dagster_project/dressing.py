@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pipelines.tryon.settings import TryOnSettings
+
+if TYPE_CHECKING:
+    from pipelines.tryon.load import LoadedPipeline
 
 
 def parse_span(text: str) -> tuple[float, float, str]:
@@ -22,6 +26,28 @@ def parse_span(text: str) -> tuple[float, float, str]:
     except (IndexError, ValueError):
         raise ValueError(f"--span {text!r}: give start,end,caption, such as '1.2,2.8,she zips the jacket up'") from None
     return start, end, caption
+
+
+def load_checkpoint(checkpoint: Path | None, settings: TryOnSettings, console: Console) -> LoadedPipeline:
+    """The checkpoint that was named; else the lake's newest one; else the embedded one.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no usable checkpoint.
+    """
+    from models.itryon.embedded import EMBEDDED_DIR
+    from pipelines.checkpoints.train import CheckpointMissing, checkpoint_folder, newest_checkpoint
+    from pipelines.store import DeltaStore
+    from pipelines.tryon.load import load_pipeline
+
+    if checkpoint is None:
+        lake = DeltaStore()
+        try:
+            checkpoint = checkpoint_folder(lake, newest_checkpoint(lake))
+        except CheckpointMissing:
+            checkpoint = EMBEDDED_DIR
+    console.print(f"checkpoint {checkpoint}", highlight=False, soft_wrap=True)
+    return load_pipeline(checkpoint, settings)
 
 
 def dress_file(
@@ -49,20 +75,11 @@ def dress_file(
         spans: Interactions, seconds.
         prompt: Global caption.
     """
-    from models.itryon.embedded import EMBEDDED_DIR
-    from pipelines.checkpoints.train import CheckpointMissing, checkpoint_folder, newest_checkpoint
     from pipelines.store import DeltaStore
-    from pipelines.tryon.load import load_pipeline
     from pipelines.tryon.single import tryon_file
 
     lake = DeltaStore()
-    if checkpoint is None:
-        try:
-            checkpoint = checkpoint_folder(lake, newest_checkpoint(lake))
-        except CheckpointMissing:
-            checkpoint = EMBEDDED_DIR
-    console.print(f"checkpoint {checkpoint}", highlight=False, soft_wrap=True)
-    loaded = load_pipeline(checkpoint, settings)
+    loaded = load_checkpoint(checkpoint, settings, console)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console) as bar:
@@ -84,5 +101,5 @@ def dress_file(
             prompt=prompt,
             on_progress=show,
         )
-    for path in (written.video, written.side_by_side, written.record):
+    for path in (written.video, written.side_by_side, written.sheet, written.record):
         console.print(str(path), highlight=False, soft_wrap=True)

@@ -27,6 +27,7 @@ class VideoWriter:
         crf: x264 quality, 0 (lossless) to 51; 18 is visually lossless.
         preset: x264 speed preset.
         threads: Encoder threads; 0 lets ffmpeg choose.
+        timed: Whether frames come with their times, for a variable frame rate; `fps` is then their average.
 
     Raises:
         ValueError: A size or the rate is not positive.
@@ -42,6 +43,7 @@ class VideoWriter:
         crf: int = 18,
         preset: str = "veryfast",
         threads: int = 1,
+        timed: bool = False,
     ):
         if not (fps > 0 and width > 0 and height > 0):
             raise ValueError(f"fps, width and height must be positive, not {fps}, {width}, {height}")
@@ -61,8 +63,14 @@ class VideoWriter:
         context.thread_count = threads
         # Untagged colours are guessed from the size, by each player differently.
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
+        # Ticks in which times are told; 90 kHz is what mp4 and broadcast use.
+        self._tick = Fraction(1, 90_000) if timed else 1 / rate
+        if timed:
+            context.time_base = stream.time_base = self._tick
+        self._timed = timed
         self._stream = stream
         self._count = 0
+        self._last = -1
 
     def __enter__(self) -> Self:
         return self
@@ -74,12 +82,22 @@ class VideoWriter:
             self._container.close()
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, rgb: np.ndarray) -> None:
-        """Append a frame; shape (height, width, 3), uint8, RGB.
+    def write(self, rgb: np.ndarray, time_s: float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            rgb: (height, width, 3), uint8, RGB.
+            time_s: When it is shown, seconds from the first frame; for writers of timed frames, and for them only.
 
         Raises:
-            ValueError: The frame has another shape or type than announced.
+            ValueError: The frame has another shape or type than announced, or its time is missing or not later than
+                that of the frame before.
         """
+        if (time_s is not None) != self._timed:
+            raise ValueError("Times belong to writers of timed frames, and to all of their frames")
+        pts = self._count if time_s is None else round(time_s / self._tick)
+        if pts <= self._last:
+            raise ValueError(f"Frame {self._count} at {time_s} s is not later than the one before")
         if rgb.shape != self._shape or rgb.dtype != np.uint8:
             raise ValueError(f"Expected uint8 frames of shape {self._shape}, not {rgb.dtype} {rgb.shape}")
         height, width = self._shape[:2]
@@ -87,8 +105,8 @@ class VideoWriter:
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
-        frame.pts, frame.time_base = self._count, 1 / Fraction(self._stream.codec_context.framerate)
-        self._count += 1
+        frame.pts, frame.time_base = pts, self._tick
+        self._count, self._last = self._count + 1, pts
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:

@@ -23,20 +23,24 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 
+from models.itryon.attention import KeyValue, Text, project, turn
+
 
 class ActionContext(NamedTuple):
     """What every action layer of one forward pass shares.
 
     Attributes:
-        states: Embedded caption tokens of all segments in time order, (B, S * L, dim).
-        query_rotary: cos and sin for queries, each (B, N, 1, head_dim / 2), float32; N patch tokens.
+        states: Embedded caption tokens of all segments in time order, (B, S * L, dim); or, prepared, their turned keys
+            and values.
+        query_rotary: cos and sin for queries, each (B, N, 1, head_dim / 2), float32; N patch tokens. Prepared, their
+            complex numbers.
         key_rotary: The same for keys, (B, S * L, 1, head_dim / 2).
         mask: Which token sees which caption token, (B, 1, 1 or N, S * L) bool; None where all see all.
         gate: 1 for tokens that take part, 0 for those of reference frames or without any visible caption, (B, N, 1).
     """
 
-    states: torch.Tensor
-    query_rotary: tuple[torch.Tensor, torch.Tensor]
+    states: Text
+    query_rotary: tuple[torch.Tensor, torch.Tensor] | torch.Tensor
     key_rotary: tuple[torch.Tensor, torch.Tensor]
     mask: torch.Tensor | None
     gate: torch.Tensor
@@ -50,13 +54,6 @@ def rotary_angles(positions: torch.Tensor, head_dim: int, theta: float) -> tuple
     rates = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim)
     angles = positions.to(torch.float32)[..., None, None] * rates.to(positions.device, torch.float32)
     return angles.cos(), angles.sin()
-
-
-def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn channel pairs (0, 1), (2, 3), ... of states (B, N, heads, head_dim) by the given angles."""
-    cos, sin = rotary
-    even, odd = states.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(states)
 
 
 def action_context(
@@ -110,6 +107,17 @@ def action_context(
     )
 
 
+def visible_only(context: ActionContext) -> ActionContext:
+    """The context without caption tokens that no token of any clip sees: captions are padded to a fixed length."""
+    states = context.states
+    assert isinstance(states, torch.Tensor)
+    if context.mask is None:
+        return context
+    seen = context.mask.any(2).flatten(0, 1).any(0)
+    cos, sin = (part[:, seen] for part in context.key_rotary)
+    return context._replace(states=states[:, seen], key_rotary=(cos, sin), mask=context.mask[..., seen])
+
+
 class ActionRopeAttnProcessor:
     """Attention processor that turns queries and keys by different positions; obeys attention backends."""
 
@@ -120,21 +128,20 @@ class ActionRopeAttnProcessor:
         self,
         attn: WanAttention,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: ActionContext,
         attention_mask: torch.Tensor | None = None,
-        rotary_emb: tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        rotary_emb: None = None,
     ) -> torch.Tensor:
-        """Tokens (B, N, dim) attend to caption tokens (B, M, dim); `rotary_emb` is (for queries, for keys)."""
-        query = attn.norm_q(attn.to_q(hidden_states))
-        if attn.fused_projections:
-            key, value = attn.to_kv(encoder_hidden_states).chunk(2, dim=-1)
+        """Tokens (B, N, dim) attend to the captions of an `ActionContext`."""
+        context = encoder_hidden_states
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        query = turn(query, context.query_rotary)
+        if isinstance(context.states, KeyValue):
+            key, value = context.states.key, context.states.value
         else:
-            key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        key = attn.norm_k(key)
-        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
-        if rotary_emb is not None:
-            query, key = rotate(query, rotary_emb[0]), rotate(key, rotary_emb[1])
-        states = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
+            key, value = project(attn, context.states)
+            key = turn(key, context.key_rotary)
+        states = dispatch_attention_fn(query, key, value, attn_mask=context.mask, backend=self._attention_backend)
         states = states.flatten(2, 3).type_as(query)
         return attn.to_out[1](attn.to_out[0](states))
 
@@ -164,5 +171,15 @@ class ActionAttention(WanAttention):
 
     def forward(self, hidden_states: torch.Tensor, action: ActionContext) -> torch.Tensor:
         """What action captions add to tokens (B, N, dim); zero for reference frames."""
-        rotary = (action.query_rotary, action.key_rotary)
-        return self.processor(self, hidden_states, action.states, action.mask, rotary) * action.gate
+        return self.processor(self, hidden_states, action) * action.gate
+
+    def prepare(self, action: ActionContext) -> ActionContext:
+        """The context with this layer's keys, turned, and values."""
+        assert isinstance(action.states, torch.Tensor)
+        key, value = project(self, action.states)
+        return action._replace(
+            states=KeyValue(turn(key, action.key_rotary), value, None),
+            query_rotary=torch.complex(*action.query_rotary)
+            if isinstance(action.query_rotary, tuple)
+            else action.query_rotary,
+        )

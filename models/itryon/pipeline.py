@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from models.itryon import conditioning
 from models.itryon.blend import blend_back
-from models.itryon.hand_points import FRAME_CHANNELS
+from models.itryon.inputs import check_inputs
 from models.itryon.losses import ActionSpan, num_latent_frames, segments_per_latent
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.itryon.windows import Crossfade, plan_windows
@@ -37,7 +38,7 @@ class ITryOnPipelineOutput(BaseOutput):
     frames: np.ndarray | list[Any]
 
 
-class ITryOnPipeline(DiffusionPipeline):
+class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     """Dresses the person of a video in another garment, interactions included.
 
     Args:
@@ -118,6 +119,7 @@ class ITryOnPipeline(DiffusionPipeline):
         conditioning_scale: float = 1.0,
         num_frames: int | None = None,
         overlap: int | None = None,
+        previous_frames: np.ndarray | None = None,
         generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
@@ -126,6 +128,7 @@ class ITryOnPipeline(DiffusionPipeline):
         blend_edge: float | None = 2.0,
         output_type: str = "np",
         return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ITryOnPipelineOutput | tuple[Any]:
@@ -149,6 +152,8 @@ class ITryOnPipeline(DiffusionPipeline):
             conditioning_scale: Weight of the VACE hints.
             num_frames: Frames of a window, 4n + 1; the pipeline's own by default.
             overlap: Frames that windows share at least; a quarter of the window by default.
+            previous_frames: Frames (n, H, W, 3) uint8 that the video begins with and that are made already: the rest
+                continues them. For videos that come in parts.
             generator: Source of the noise, for reproducible results.
             latents: Noise to start from, (1, z, R + T, h, w), for videos of one window.
             prompt_embeds: Embedded global caption (1, L, text_dim), in place of `prompt`.
@@ -157,6 +162,7 @@ class ITryOnPipeline(DiffusionPipeline):
             blend_edge: Soft edge in pixels of putting the source back outside the mask; None returns all generated.
             output_type: `np`, `pil` or `latent`.
             return_dict: Whether to return an `ITryOnPipelineOutput` rather than a tuple.
+            attention_kwargs: `scale` is the weight of LoRA adapters.
             callback_on_step_end: Called as (pipeline, step, timestep, tensors) behind every step; may return changed
                 `latents`.
             callback_on_step_end_tensor_inputs: Tensors that the callback wants.
@@ -164,7 +170,17 @@ class ITryOnPipeline(DiffusionPipeline):
         Raises:
             ValueError: Inputs that do not fit each other or the model.
         """
-        self._check_inputs(video, mask, agnostic_video, garments, hand_video, hand_points, output_type)
+        check_inputs(
+            self.transformer,
+            video,
+            mask,
+            agnostic_video,
+            garments,
+            hand_video,
+            hand_points,
+            previous_frames,
+            output_type,
+        )
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"Callback tensors {sorted(unknown)} are not among {self._callback_tensor_inputs}")
@@ -212,21 +228,33 @@ class ITryOnPipeline(DiffusionPipeline):
                     captions,
                     guided,
                 )
+                known = None
+                if previous_frames is not None:
+                    # As many as make whole latent frames.
+                    begun = previous_frames[: (len(previous_frames) - 1) // 4 * 4 + 1]
+                    encoded = conditioning.encode(self.vae, conditioning.to_model_range(begun).to(device))
+                    known = (references.shape[2], encoded.float())
                 clean = self._denoise(
                     inputs | {"encoder_hidden_states": prompt_embeds.to(device, self.transformer.dtype)},
                     latents,
+                    known,
                     num_inference_steps,
                     guidance_scale,
                     conditioning_scale,
                     generator,
+                    attention_kwargs,
                     progress,
                     callback_on_step_end,
                     callback_on_step_end_tensor_inputs,
                 )[:, :, references.shape[2] :]
+                following = next((s for s, _ in windows if s > start), stop)
+                previous_frames = None
+                if output_type != "latent" or following < stop:
+                    picture = conditioning.from_model_range(conditioning.decode(self.vae, clean)[0])
+                    previous_frames = picture[following - start :] if following < stop else None
                 if output_type == "latent":
                     window_latents.append(clean)
                     continue
-                picture = conditioning.from_model_range(conditioning.decode(self.vae, clean)[0])
                 frames.extend(crossfade.add(start, picture))
         self.maybe_free_model_hooks()
         if output_type == "latent":
@@ -236,38 +264,6 @@ class ITryOnPipeline(DiffusionPipeline):
             frames = [blend_back(s, f, m, blend_edge) for s, f, m in zip(video, frames, mask)]
         result = [Image.fromarray(f) for f in frames] if output_type == "pil" else np.stack(frames)
         return ITryOnPipelineOutput(frames=result) if return_dict else (result,)
-
-    def _check_inputs(
-        self,
-        video: np.ndarray,
-        mask: np.ndarray,
-        agnostic: np.ndarray,
-        garments: Sequence[Any],
-        hands: np.ndarray | None,
-        points: np.ndarray | None,
-        output_type: str,
-    ) -> None:
-        if mask.ndim != 3 or not len(mask):
-            raise ValueError(f"The mask must be (F, H, W), not {mask.shape}")
-        for name, frames in (("video", video), ("agnostic_video", agnostic), ("hand_video", hands)):
-            if frames is not None and (frames.shape != (*mask.shape, 3) or frames.dtype != np.uint8):
-                raise ValueError(f"{name} is {frames.dtype} {frames.shape}, the mask asks for uint8 {(*mask.shape, 3)}")
-        given = {"render": hands, "vertices": points}
-        wanted = self.transformer.config.guider_input
-        if self.transformer.guider is not None and given[wanted] is None and (hands is not None or points is not None):
-            raise ValueError(
-                f"The guider reads {wanted}: pass {'hand_video' if wanted == 'render' else 'hand_points'}, or no hands"
-            )
-        base = conditioning.SPATIAL_FACTOR * self.transformer.config.patch_size[1]
-        if mask.shape[1] % base or mask.shape[2] % base:
-            raise ValueError(f"Height and width must be multiples of {base}, not {mask.shape[1:]}")
-        grid = tuple(n // conditioning.SPATIAL_FACTOR for n in mask.shape[1:])
-        if points is not None and points.shape != (len(mask), FRAME_CHANNELS, *grid):
-            raise ValueError(f"hand_points is {points.shape}, the mask asks for {(len(mask), FRAME_CHANNELS, *grid)}")
-        if not len(garments):
-            raise ValueError("No garment: pass at least one picture")
-        if output_type not in ("np", "pil", "latent"):
-            raise ValueError(f"Unknown output type {output_type!r}; there are np, pil and latent")
 
     def _caption_embeds(self, actions: Sequence[ActionSpan], given: CaptionEmbeds | None) -> CaptionEmbeds:
         if not self.transformer.config.action_layers:
@@ -317,10 +313,11 @@ class ITryOnPipeline(DiffusionPipeline):
                 "segment_index": torch.from_numpy(segments.index)[None].to(device),
                 "segment_interactive": torch.from_numpy(segments.interactive)[None].to(device),
             }
-        if guided:
-            inputs = {k: torch.cat([v, v]) for k, v in inputs.items()}
-            if captions:
-                # The unconditional half has the same segments, all of them without interaction.
+            if guided:
+                # The unconditional half has the same segments, all of them without interaction. Control channels and
+                # hands are common to both.
+                names = ("action_hidden_states", "action_attention_mask", "segment_index", "segment_interactive")
+                inputs |= {k: torch.cat([inputs[k], inputs[k]]) for k in names}
                 states, tokens = captions[EMPTY_CAPTION]
                 inputs["action_hidden_states"][0] = states.to(device, dtype)
                 inputs["action_attention_mask"][0] = tokens.to(device)
@@ -331,16 +328,18 @@ class ITryOnPipeline(DiffusionPipeline):
         self,
         inputs: dict[str, torch.Tensor],
         latents: torch.Tensor | None,
+        known: tuple[int, torch.Tensor] | None,
         num_inference_steps: int,
         guidance_scale: float,
         conditioning_scale: float,
         generator: torch.Generator | None,
+        attention_kwargs: dict[str, Any] | None,
         progress: Any,
         callback: Callable[..., dict[str, Any]] | None,
         callback_tensors: Sequence[str],
     ) -> torch.Tensor:
         device, dtype = self._execution_device, self.transformer.dtype
-        batch, _, *size = inputs["control_hidden_states"].shape
+        size = inputs["control_hidden_states"].shape[2:]
         shape = (1, self.transformer.config.in_channels, *size)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
@@ -349,20 +348,29 @@ class ITryOnPipeline(DiffusionPipeline):
         latents = latents.to(device, torch.float32)
         scale = torch.full((len(self.transformer.config.vace_layers),), conditioning_scale, device=device, dtype=dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
+        noise = latents
+        invariants = self.transformer.prepare_conditions(**inputs, attention_kwargs=attention_kwargs)
         for step, timestep in enumerate(self.scheduler.timesteps):
             if self._interrupt:
                 break
-            noise_pred = self.transformer(
-                latents.to(dtype).expand(batch, -1, -1, -1, -1),
-                timestep.expand(batch),
-                control_hidden_states_scale=scale,
-                return_dict=False,
-                **inputs,
-            )[0].float()
-            if batch == 2:
+            with self.transformer.cache_context("guided"):
+                noise_pred = self.transformer(
+                    latents.to(dtype),
+                    timestep.expand(1),
+                    control_hidden_states_scale=scale,
+                    return_dict=False,
+                    attention_kwargs=attention_kwargs,
+                    invariants=invariants,
+                )[0].float()
+            if len(noise_pred) == 2:
                 unconditional, conditional = noise_pred.chunk(2)
                 noise_pred = unconditional + guidance_scale * (conditional - unconditional)
             latents = self.scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
+            if known is not None:
+                # What is known goes along with its own noise at the level of the step, so that the rest fits to it.
+                where = slice(known[0], known[0] + known[1].shape[2])
+                sigma = self.scheduler.sigmas[step + 1].to(latents)
+                latents[:, :, where] = (1 - sigma) * known[1] + sigma * noise[:, :, where]
             if callback is not None:
                 tensors = {"latents": latents, "noise_pred": noise_pred}
                 changed = callback(self, step, timestep, {k: tensors[k] for k in callback_tensors}) or {}

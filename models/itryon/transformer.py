@@ -21,13 +21,16 @@ import torch
 from diffusers import ContextParallelConfig, ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import nn
 
-from models.itryon.a_rope import ActionAttention, action_context
-from models.itryon.block import ITryOnTransformerBlock
+from models.itryon.a_rope import ActionAttention
+from models.itryon.attention import fold_padding, reads_bias
+from models.itryon.block import ITryOnTransformerBlock, ITryOnVACETransformerBlock, modulated
 from models.itryon.guider import GuiderInput, InteractionGuider
 from models.itryon.hand_points import POINT_CHANNELS
+from models.itryon.invariants import StepInvariants, plain_conditions, projected
 
 # `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module of a component's class.
 
@@ -48,8 +51,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
     The other arguments are those of `WanVACETransformer3DModel`.
     """
 
-    _no_split_modules: ClassVar[list[str]] = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
-    _repeated_blocks: ClassVar[list[str]] = ["ITryOnTransformerBlock", "WanVACETransformerBlock"]
+    _no_split_modules: ClassVar[list[str]] = ["ITryOnTransformerBlock", "ITryOnVACETransformerBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["ITryOnTransformerBlock", "ITryOnVACETransformerBlock"]
     _keep_in_fp32_modules: ClassVar[list[str]] = [*WanVACETransformer3DModel._keep_in_fp32_modules, "norm_action"]
 
     @register_to_config
@@ -120,6 +123,20 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
                 with_action=i in action_layers,
             )
             for i in range(num_layers)
+        )
+        self.vace_blocks = nn.ModuleList(
+            ITryOnVACETransformerBlock(
+                dim,
+                ffn_dim,
+                num_attention_heads,
+                qk_norm,
+                cross_attn_norm,
+                eps,
+                added_kv_proj_dim,
+                apply_input_projection=i == 0,
+                apply_output_projection=True,
+            )
+            for i in range(len(vace_layers))
         )
         self.guider = None
         if guider_dim is not None:
@@ -205,96 +222,110 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             )
         super().enable_parallelism(config=config, cp_plan=cp_plan)
 
+    @apply_forward_hook
+    @apply_lora_scale("attention_kwargs")
+    @torch.no_grad()
+    def prepare_conditions(
+        self,
+        encoder_hidden_states: torch.Tensor,
+        control_hidden_states: torch.Tensor,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        **conditions: torch.Tensor | None,
+    ) -> StepInvariants:
+        """All that `forward` makes of the conditions, once for all denoising steps; pass it as `invariants`.
+
+        For inference: no gradient goes through it, and it is stale as soon as weights change. Captions may be of B
+        clips and control and hands of one: B captions of the same clip, as guidance needs them.
+
+        Args:
+            encoder_hidden_states: Global captions, (B, L, text_dim).
+            control_hidden_states: VACE control channels, (B or 1, 2 z + 64, T, H, W).
+            attention_kwargs: `scale` is the LoRA scale.
+            **conditions: Hands and actions by the names of `forward`; hands with the batch size of the control
+                channels, actions with that of the captions.
+
+        Raises:
+            ValueError: As in `forward`; or a model with image attention, whose states have no prepared form.
+        """
+        if self.config.added_kv_proj_dim is not None:
+            raise ValueError("Models with image attention (added_kv_proj_dim) have no prepared conditions")
+        captions, bias = encoder_hidden_states, None
+        if all(reads_bias(block.attn2) for block in (*self.blocks, *self.vace_blocks)):
+            captions, bias = fold_padding(captions)
+        control = control_hidden_states
+        return projected(self, plain_conditions(self, control, captions, None, control, **conditions), bias)
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
         encoder_hidden_states_image: torch.Tensor | None = None,
         control_hidden_states: torch.Tensor | None = None,
         control_hidden_states_scale: torch.Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
         *,
-        hand_hidden_states: torch.Tensor | None = None,
-        hand_frame_mask: torch.Tensor | None = None,
-        action_hidden_states: torch.Tensor | None = None,
-        action_attention_mask: torch.Tensor | None = None,
-        segment_index: torch.Tensor | None = None,
-        segment_interactive: torch.Tensor | None = None,
+        invariants: StepInvariants | None = None,
+        **conditions: torch.Tensor | None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predict the flow-matching velocity of noisy latents.
 
         T latent frames include the prepended reference frames (garments); z channels are the VAE's.
 
         Args:
-            hidden_states: Noisy latents, (B, z, T, H, W); H and W multiples of the patch.
-            timestep: (B,), 0 to 1000.
+            hidden_states: Noisy latents, (B, z, T, H, W); H and W multiples of the patch. With `invariants` of several
+                captions of one clip, (1, z, T, H, W).
+            timestep: (B,), 0 to 1000; (1,) with `invariants`.
             encoder_hidden_states: Global caption, (B, L, text_dim).
             encoder_hidden_states_image: As in the stock model.
             control_hidden_states: VACE control channels, (B, 2 z + 64, T, H, W).
             control_hidden_states_scale: Weight of each VACE layer, (number of VACE layers,).
             return_dict: Whether to return a `Transformer2DModelOutput` rather than a tuple.
             attention_kwargs: `scale` is the LoRA scale.
-            hand_hidden_states: What the guider reads: latents of the rendered hand video, (B, z, T, H, W), or point
-                features, (B, 64, T, H, W); None leaves the guider out.
-            hand_frame_mask: (B, T), 1 where a hand is present in the latent frame, 0 on reference frames.
-            action_hidden_states: Captions of the segments in time order, (B, S, L, text_dim), the empty caption for
-                non-interactive ones; None leaves action attention out.
-            action_attention_mask: (B, S, L), 1 on caption tokens; all 0 for segments that pad a batch.
-            segment_index: (B, T) integers, the segment 1..S of each latent frame, 0 on reference frames.
-            segment_interactive: (B, S), whether the segment is an interaction.
+            invariants: From `prepare_conditions`, in place of captions, control channels and conditions.
+            **conditions: Hands and actions, each optional.
+                hand_hidden_states: What the guider reads: latents of the rendered hand video, (B, z, T, H, W), or
+                    point features, (B, 64, T, H, W); None leaves the guider out.
+                hand_frame_mask: (B, T), 1 where a hand is present in the latent frame, 0 on reference frames.
+                action_hidden_states: Captions of the segments in time order, (B, S, L, text_dim), the empty caption for
+                    non-interactive ones; None leaves action attention out.
+                action_attention_mask: (B, S, L), 1 on caption tokens; all 0 for segments that pad a batch.
+                segment_index: (B, T) integers, the segment 1..S of each latent frame, 0 on reference frames.
+                segment_interactive: (B, S), whether the segment is an interaction.
+
+        Returns:
+            Velocity, (B, z, T, H, W), B that of the captions.
 
         Raises:
             ValueError: Shapes that do not fit each other, or conditions of a module that this model does not have.
         """
-        self._check_conditions(
-            hidden_states, hand_hidden_states, hand_frame_mask, action_hidden_states, segment_index, segment_interactive
-        )
-        batch, _, num_frames, height, width = hidden_states.shape
+        _, _, num_frames, height, width = hidden_states.shape
         _, patch_h, patch_w = self.config.patch_size
         rows, columns = height // patch_h, width // patch_w
-
-        if control_hidden_states is None:
-            raise ValueError("`control_hidden_states` is missing: build it with models.itryon.conditioning")
+        if invariants is None:
+            image, control = encoder_hidden_states_image, control_hidden_states
+            invariants = plain_conditions(self, hidden_states, encoder_hidden_states, image, control, **conditions)
+        elif conditions or encoder_hidden_states is not None or control_hidden_states is not None or len(timestep) > 1:
+            raise ValueError("With invariants, pass latents and one timestep alone: the conditions are in them")
         if control_hidden_states_scale is None:
-            control_hidden_states_scale = control_hidden_states.new_ones(len(self.config.vace_layers))
+            control_hidden_states_scale = invariants.control.new_ones(len(self.config.vace_layers))
         if len(control_hidden_states_scale) != len(self.config.vace_layers):
             raise ValueError(
                 f"{len(control_hidden_states_scale)} control scales for {len(self.config.vace_layers)} VACE layers"
             )
         scales = torch.unbind(control_hidden_states_scale)
 
-        rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)
-        if hand_hidden_states is not None and self.guider is not None:
-            hidden_states = hidden_states + self.guider(hand_hidden_states, hand_frame_mask)
-
-        control = self.vace_patch_embedding(control_hidden_states).flatten(2).transpose(1, 2)
-        padding = control.new_zeros(batch, hidden_states.size(1) - control.size(1), control.size(2))
-        control = torch.cat([control, padding], dim=1)
-
-        temb, timestep_proj, encoder_hidden_states, image_states = self.condition_embedder(
-            timestep, encoder_hidden_states, encoder_hidden_states_image
-        )
-        timestep_proj = timestep_proj.unflatten(1, (6, -1))
-        if image_states is not None:
-            encoder_hidden_states = torch.concat([image_states, encoder_hidden_states], dim=1)
-
-        action = None
-        if action_hidden_states is not None and segment_index is not None and segment_interactive is not None:
-            action = action_context(
-                self.condition_embedder.text_embedder(action_hidden_states),
-                action_attention_mask,
-                segment_index,
-                segment_interactive,
-                tokens_per_frame=rows * columns,
-                head_dim=self.config.attention_head_dim,
-                separation=self.config.action_separation,
-                theta=self.config.action_theta,
-                hard_mask=self.config.action_hard_mask,
-            )
+        if invariants.hands is not None:
+            hidden_states = hidden_states + invariants.hands
+        control = invariants.control
+        if control.size(1) < hidden_states.size(1):
+            padding = control.new_zeros(len(control), hidden_states.size(1) - control.size(1), control.size(2))
+            control = torch.cat([control, padding], dim=1)
+        temb, timestep_proj = self._embed_timestep(timestep, control.dtype)
 
         checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
 
@@ -302,55 +333,32 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             return self._gradient_checkpointing_func(block, *args) if checkpointing else block(*args)
 
         hints = {}
-        for layer, scale, block in zip(self.config.vace_layers, scales, self.vace_blocks):
-            hint, control = run(block, hidden_states, encoder_hidden_states, control, timestep_proj, rotary_emb)
+        vace = zip(self.config.vace_layers, scales, self.vace_blocks, invariants.vace_text)
+        for layer, scale, block, text in vace:
+            hint, control = run(block, hidden_states, text, control, timestep_proj, invariants.rotary)
             hints[layer] = (hint, scale)
-        for i, block in enumerate(self.blocks):
-            hidden_states = run(
-                block,
-                hidden_states,
-                encoder_hidden_states,
-                timestep_proj,
-                rotary_emb,
-                action if block.attn_action is not None else None,
-                *hints.pop(i, (None, 1.0)),
-            )
+        main = zip(self.blocks, invariants.text, invariants.action)
+        for i, (block, text, action) in enumerate(main):
+            hint = hints.pop(i, (None, 1.0))
+            hidden_states = run(block, hidden_states, text, timestep_proj, invariants.rotary, action, *hint)
 
         shift, scale = (self.scale_shift_table.to(temb.device) + temb.unsqueeze(1)).chunk(2, dim=1)
         shift, scale = shift.to(hidden_states.device), scale.to(hidden_states.device)
-        hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
-        patches = self.proj_out(hidden_states).reshape(batch, num_frames, rows, columns, 1, patch_h, patch_w, -1)
+        hidden_states = modulated(self.norm_out, hidden_states, scale, shift, invariants.prepared)
+        patches = (
+            self.proj_out(hidden_states)
+            .unflatten(1, (num_frames, rows, columns))
+            .unflatten(-1, (1, patch_h, patch_w, -1))
+        )
         output = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
-    def _check_conditions(
-        self,
-        latents: torch.Tensor,
-        hands: torch.Tensor | None,
-        hand_mask: torch.Tensor | None,
-        actions: torch.Tensor | None,
-        index: torch.Tensor | None,
-        interactive: torch.Tensor | None,
-    ) -> None:
-        batch, _, frames = latents.shape[:3]
-        if hands is not None:
-            if self.guider is None:
-                raise ValueError("Hand latents for a model without guider: it was built with guider_dim=None")
-            if hands.shape[0] != batch or hands.shape[2:] != latents.shape[2:]:
-                raise ValueError(f"Hand latents {tuple(hands.shape)} do not fit latents {tuple(latents.shape)}")
-            if hands.shape[1] != (wanted := self.hand_channels):
-                raise ValueError(
-                    f"Hands of {hands.shape[1]} channels, the guider reads {wanted} (input: {self.config.guider_input})"
-                )
-            if hand_mask is not None and hand_mask.shape != (batch, frames):
-                raise ValueError(f"hand_frame_mask is {tuple(hand_mask.shape)}, not {(batch, frames)}")
-        if actions is not None:
-            if not self.config.action_layers:
-                raise ValueError("Action captions for a model without action layers")
-            if index is None or interactive is None:
-                raise ValueError("Action captions need segment_index and segment_interactive")
-            if index.shape != (batch, frames) or interactive.shape != actions.shape[:2] or len(actions) != batch:
-                raise ValueError(
-                    f"Captions {tuple(actions.shape)}, segment_index {tuple(index.shape)} and segment_interactive "
-                    f"{tuple(interactive.shape)} do not fit {batch} clips of {frames} latent frames"
-                )
+    def _embed_timestep(self, timestep: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedding (B, dim) and modulation (B, 6, dim) of timesteps: the stock embedder without its text."""
+        embedder = self.condition_embedder
+        frequencies = embedder.timesteps_proj(timestep)
+        own = next(iter(embedder.time_embedder.parameters())).dtype
+        if own != torch.int8:  # quantised weights take what comes
+            frequencies = frequencies.to(own)
+        temb = embedder.time_embedder(frequencies).to(dtype)
+        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -58,3 +59,28 @@ class Crossfade:
         if self._held is not None:
             yield from self._held
         self._held = None
+
+
+def seam_ratio(frames: np.ndarray, masks: np.ndarray, windows: Sequence[tuple[int, int]]) -> float:
+    """How much more neighbouring frames differ where windows meet than elsewhere, inside the mask; 1 is no seam.
+
+    Args:
+        frames: Joined result, (F, H, W, 3) uint8.
+        masks: Where it is generated, (F, H, W), nonzero inside.
+        windows: What `plan_windows` gave.
+
+    Returns:
+        Mean absolute difference of neighbouring frames in and at the ends of overlaps, over that of the other frames.
+
+    Raises:
+        ValueError: There is a single window, or nothing but overlaps.
+    """
+    inside = (np.asarray(masks)[1:] > 0) & (np.asarray(masks)[:-1] > 0)
+    difference = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(-1)
+    change = (difference * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
+    meets = np.zeros(len(change), bool)
+    for (_, end), (start, _) in pairwise(windows):
+        meets[max(0, start - 1) : end] = True
+    if not meets.any() or meets.all():
+        raise ValueError("A seam is measured against frames between seams: use more frames than one window has")
+    return float(change[meets].mean() / change[~meets].mean())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 
 from models.itryon.blend import blend_back
 from models.itryon.conditioning import reference_image
@@ -22,7 +24,10 @@ from pipelines.clips.windows import nearest_size
 from pipelines.tryon.load import LoadedPipeline
 from pipelines.tryon.panels import garment_panel, side_by_side
 from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
-from pipelines.video import VideoReader, VideoWriter
+from pipelines.video import VideoInfo, VideoReader, VideoWriter
+
+SHEET_ROWS = 6
+"""Moments on the contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def tryon_video(
     settings: TryOnSettings,
     *,
     side_by_side_output: str | os.PathLike[str] | None = None,
+    sheet_output: str | os.PathLike[str] | None = None,
     start: int = 0,
     num_frames: int | None = None,
     spans: Sequence[ActionSpan] | None = None,
@@ -72,8 +78,8 @@ def tryon_video(
 ) -> dict[str, Any]:
     """Write the video with its person in another garment.
 
-    The result has the source's size and frame rate; pixels outside the agnostic mask are the source's own, up to
-    video coding. Memory does not grow with the video's length.
+    The result has the source's upright size and its frames' times; pixels outside the agnostic mask are the source's
+    own, up to video coding. Memory does not grow with the video's length.
 
     Args:
         loaded: The pipeline.
@@ -83,6 +89,7 @@ def tryon_video(
         output: mp4 to write.
         settings: Steps, guidance, seed, size, blending.
         side_by_side_output: mp4 with source, agnostic frame with pose, garment and result next to each other.
+        sheet_output: jpg with a few moments of the side-by-side video, one below the other.
         start: First source frame.
         num_frames: Frames to make; to the end by default.
         spans: Interactions in source frames, in place of those in the captions.
@@ -124,17 +131,23 @@ def tryon_video(
     edge = settings.blend_edge * min(info.height, info.width)
     agnostic: dict[int, np.ndarray] = {}
     fade = Crossfade()
+    shown = set(np.linspace(0, total - 1, min(total, SHEET_ROWS)).round().astype(int).tolist())
+    sheet: list[np.ndarray] = []
+    first_s = 0.0
     written = 0
+    made: np.ndarray | None = None
 
     with (
         VideoReader(video_path) as reader,
-        VideoWriter(output, fps=info.fps, width=info.width, height=info.height) as writer,
-        _writer(side_by_side_output, info.fps, 4 * panel.shape[1], panel_height) as compare,
+        VideoWriter(
+            output, fps=info.fps, width=info.width, height=info.height, timed=info.variable_frame_rate
+        ) as writer,
+        _writer(side_by_side_output, info, 4 * panel.shape[1], panel_height) as compare,
     ):
         source = reader.frames(start=start, stop=start + total)
 
         def emit(generated: np.ndarray) -> None:
-            nonlocal written
+            nonlocal written, first_s
             if written >= total:
                 return
             frame = next(source, None)
@@ -146,9 +159,16 @@ def tryon_video(
             if row is not None:
                 mask = decode_mask(row["mask"], row["height"], row["width"])
                 result = blend_back(frame.rgb, box.restore(generated), mask, edge)
-            writer.write(result)
-            if compare is not None:
-                compare.write(side_by_side(frame.rgb, box.restore(drawn), panel, result))
+            if not written:
+                first_s = frame.time_s
+            time_s = frame.time_s - first_s if info.variable_frame_rate else None
+            writer.write(result, time_s)
+            if compare is not None or written in shown:
+                row_of_panels = side_by_side(frame.rgb, box.restore(drawn), panel, result)
+                if compare is not None:
+                    compare.write(row_of_panels, time_s)
+                if written in shown:
+                    sheet.append(row_of_panels)
             written += 1
 
         for number, (begin, end) in enumerate(windows):
@@ -166,7 +186,10 @@ def tryon_video(
             box = conditions.letterbox
             agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
             offset = start + begin
-            (frames,) = loaded.pipe(
+            previous = None
+            if made is not None and begin < windows[number - 1][1]:
+                previous = made[begin - windows[number - 1][0] :]
+            (made,) = loaded.pipe(
                 video=conditions.target,
                 mask=conditions.mask,
                 agnostic_video=conditions.agnostic,
@@ -182,17 +205,21 @@ def tryon_video(
                 guidance_scale=settings.guidance_scale,
                 conditioning_scale=settings.conditioning_scale,
                 num_frames=settings.num_frames,
+                previous_frames=previous,
                 generator=generator,
                 blend_edge=None,
                 callback_on_step_end=_report(on_progress, number * settings.steps, len(windows) * settings.steps),
                 return_dict=False,
             )
-            for generated in fade.add(begin, frames):
+            for generated in fade.add(begin, made):
                 emit(generated)
         for generated in fade.finish():
             emit(generated)
+    if sheet_output is not None:
+        Image.fromarray(np.concatenate(sheet)).save(sheet_output, "JPEG", quality=90)
     return {
         "code_version": CODE_VERSION,
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "av")},
         "start_frame": start,
         "num_frames": total,
         "fps": info.fps,
@@ -204,6 +231,7 @@ def tryon_video(
         "garments": [g.garment_id for g in garments],
         "seed": settings.seed,
         "settings": settings.model_dump(mode="json"),
+        "checkpoint": loaded.source,
         "digests": dict(loaded.digests),
     }
 
@@ -211,8 +239,12 @@ def tryon_video(
 class _writer:
     """A `VideoWriter`, or None without a path, as a context."""
 
-    def __init__(self, path: str | os.PathLike[str] | None, fps: float, width: int, height: int):
-        self._inner = None if path is None else VideoWriter(path, fps=fps, width=width, height=height)
+    def __init__(self, path: str | os.PathLike[str] | None, info: VideoInfo, width: int, height: int):
+        self._inner = (
+            None
+            if path is None
+            else VideoWriter(path, fps=info.fps, width=width, height=height, timed=info.variable_frame_rate)
+        )
 
     def __enter__(self) -> VideoWriter | None:
         return None if self._inner is None else self._inner.__enter__()

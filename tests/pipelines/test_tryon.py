@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.itryon.losses import ActionSpan
-from pipelines.arrays import decode_mask, points_to_numpy, structs_to_numpy
+from pipelines.arrays import decode_mask, encode_mask, points_to_numpy, structs_to_numpy
 from pipelines.captions.rows import global_caption
 from pipelines.clips.conditions import hands_on_canvas, window_frames
 from pipelines.clips.letterbox import Letterbox
+from pipelines.store.schemas import AGNOSTIC_MASKS
 from pipelines.tryon.load import LoadedPipeline
 from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
 from pipelines.tryon.settings import TryOnSettings
-from pipelines.video import VideoReader
-from tests.conftest import frame_number
-from tests.pipelines.tryon_scene import HEIGHT, SETTINGS, WIDTH, scene_annotations, tiny_pipeline
+from pipelines.video import VideoReader, VideoWriter
+from tests.conftest import frame_number, moving_frames
+from tests.pipelines.media import write_rotated
+from tests.pipelines.tryon_scene import HEIGHT, SETTINGS, WIDTH, rows_of, scene_annotations, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,7 @@ def test_tryon_writes_the_source_with_another_garment(moving_video, annotations,
         tmp_path / "out.mp4",
         SETTINGS,
         side_by_side_output=tmp_path / "compare.mp4",
+        sheet_output=tmp_path / "sheet.jpg",
         start=3,
         num_frames=12,
         on_progress=lambda done, total: progress.append((done, total)),
@@ -166,6 +169,9 @@ def test_tryon_writes_the_source_with_another_garment(moving_video, annotations,
     assert difference[:, far].mean() < 4 and difference[:, mask].mean() > 20
     np.testing.assert_allclose(compare[:, :, :WIDTH].mean(), source[3:15].mean(), atol=3)
     assert np.abs(compare[:, 5:-5, 2 * WIDTH + 40 : 3 * WIDTH - 40].mean((0, 1, 2)) - (200, 30, 30)).max() < 12
+    sheet = cv2.imread(str(tmp_path / "sheet.jpg"))[..., ::-1].reshape(6, HEIGHT, 4 * WIDTH, 3)
+    moments = compare[[0, 2, 4, 7, 9, 11]]
+    assert np.abs(sheet.astype(int) - moments).mean() < 4 and np.abs(sheet[::-1].astype(int) - moments).mean() > 5
     with VideoReader(tmp_path / "out.mp4") as made, VideoReader(moving_video) as original:
         assert made.info.fps == pytest.approx(original.info.fps)
     assert record["windows"] == [[3, 8], [6, 11], [9, 14], [10, 15]] and progress[-1] == (4, 4)
@@ -184,6 +190,62 @@ def test_tryon_is_reproducible_and_follows_seed_and_spans(moving_video, annotati
     assert run("b.mp4") == base
     assert run("c.mp4", SETTINGS.model_copy(update={"seed": 1})) != base
     assert run("d.mp4", spans=[]) != base
+
+
+def test_frames_keep_their_times(annotations, loaded, tmp_path):
+    """Variable frame rate: ten frames at 25 a second, then ten at 10."""
+    times = [*(i / 25 for i in range(10)), *(0.4 + i / 10 for i in range(10))]
+    frames = moving_frames(20, WIDTH, HEIGHT)
+    with VideoWriter(tmp_path / "vfr.mp4", fps=14.0, width=WIDTH, height=HEIGHT, timed=True) as writer:
+        for frame, time_s in zip(frames, times):
+            writer.write(frame, time_s)
+        with pytest.raises(ValueError, match="not later"):
+            writer.write(frames[0], times[-1])
+        with pytest.raises(ValueError, match="Times belong"):
+            writer.write(frames[0])
+    for start in (0, 8):
+        tryon_video(
+            loaded,
+            tmp_path / "vfr.mp4",
+            [GARMENT],
+            annotations,
+            tmp_path / "out.mp4",
+            SETTINGS,
+            side_by_side_output=tmp_path / "compare.mp4",
+            start=start,
+        )
+        expected = np.array(times[start:]) - times[start]
+        for name in ("out.mp4", "compare.mp4"):
+            with VideoReader(tmp_path / name) as reader:
+                assert reader.info.variable_frame_rate
+                np.testing.assert_allclose([f.time_s for f in reader.frames()], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("width, height, rotation", [(90, 50, 0), (64, 96, 90), (71, 53, 0)])
+def test_any_size_and_rotation_comes_back(loaded, tmp_path, width, height, rotation):
+    """Upright size of the source, and the source's own pixels without a mask row."""
+    path = tmp_path / "in.mp4"
+    write_rotated(path, rotation, frames=moving_frames(6, width, height))
+    with VideoReader(path) as reader:
+        source = [f.rgb for f in reader.frames()]
+    tall, wide = source[0].shape[:2]
+    mask = np.zeros((tall, wide), np.uint8)
+    mask[tall // 4 : tall // 2, wide // 4 : wide // 2] = 1
+    rows = [
+        {"frame": f, "mask": encode_mask(mask), "height": tall, "width": wide, "area_fraction": float(mask.mean()),
+         "category": "upper_body", "source": "geometric"} for f in range(6)
+    ]  # fmt: skip
+    empty = scene_annotations()
+    annotations = Annotations(
+        empty.pose.slice(0, 0), rows_of(AGNOSTIC_MASKS, rows), empty.hands.slice(0, 0), empty.captions.slice(0, 0)
+    )
+    tryon_video(loaded, path, [GARMENT], annotations, tmp_path / "out.mp4", SETTINGS)
+    result = read(tmp_path / "out.mp4")
+    # yuv420p has even sides only: an odd side is one pixel longer.
+    assert result.shape[1:3] == (tall + tall % 2, wide + wide % 2) and len(result) == 6
+    far = cv2.dilate(mask, np.ones((9, 9))) == 0
+    difference = np.abs(result[:, :tall, :wide].astype(int) - np.stack(source)).mean(-1)
+    assert difference[:, far].mean() < 5 < difference[:, mask > 0].mean()
 
 
 def test_a_video_shorter_than_a_window(moving_video, annotations, loaded, tmp_path):

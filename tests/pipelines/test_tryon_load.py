@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
 from pipelines.tryon.load import load_pipeline
@@ -16,6 +19,38 @@ def test_a_saved_pipeline_loads_whole(tmp_path):
     assert loaded.pipe.config.num_frames == 5 and loaded.pipe.text_encoder is not None
     states, mask = loaded.pipe.encode_prompt(["zip up", ""], 8)
     assert states.shape == (2, 8, 20) and mask.sum(1).tolist() == [3, 1]
+
+
+def test_what_is_no_checkpoint_says_so(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"holds no checkpoint: there is neither model_index\.json"):
+        load_pipeline(tmp_path, TryOnSettings())
+    folder = tmp_path / "transformer"
+    tiny_model(text_dim=384).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"16 channels; those of the embedded autoencoder have 32: .* another preset"):
+        load_pipeline(tmp_path, TryOnSettings())
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="no checkpoint of this model, or a damaged one"):
+        load_pipeline(tmp_path, TryOnSettings())
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="no checkpoint of this model"):
+        load_pipeline(tmp_path, TryOnSettings())
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    tiny_model(text_dim=384).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_layers": 6}))
+    with pytest.raises(ValueError, match="another preset's"):
+        load_pipeline(tmp_path, TryOnSettings())
+
+
+def test_parts_are_known_by_their_digests(tmp_path):
+    tiny_pipeline().pipe.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path, TryOnSettings(device="cpu"))
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert loaded.digests["transformer"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert set(loaded.digests) == {"transformer", "vae", "text_encoder"} and loaded.source == str(tmp_path)
 
 
 def test_a_transformer_that_minilm_cannot_serve_is_refused(tmp_path):

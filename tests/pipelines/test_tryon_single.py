@@ -92,6 +92,14 @@ def test_a_file_is_annotated_dressed_and_keeps_its_sound(inputs, tmp_path):
     difference = np.abs(first - second).max(-1)
     assert np.median(difference[:, :20]) < 12, "away from the person it is the source"
     assert (difference > 40).mean() > 0.01, "the garment region is another one"
+    assert record["fingerprints"].keys() == {"pose", "hands", "agnostic_masks", "captions"}
+    assert record["seed"] == 0 and record["settings"]["steps"] == 1 and record["versions"]["diffusers"]
+    sheet = cv2.imread(str(written.sheet))
+    assert sheet is not None and sheet.shape[0] % 6 == 0
+    with av.open(str(written.video)) as result:
+        assert result.streams.video[0].codec_context.name == "h264" and result.streams.video[0].pix_fmt == "yuv420p"
+    head = written.video.read_bytes()
+    assert head.index(b"moov") < head.index(b"mdat"), "the index is in front"
     assert not list((tmp_path / "out").glob(".tryon-*"))
 
 
@@ -107,6 +115,16 @@ def test_what_cannot_be_dressed_says_why(inputs, tmp_path):
     text.write_text("no picture")
     with pytest.raises(CannotDress, match=r"garment\.png cannot be used"):
         tryon_file(loaded, video, text, out, lake, SETTINGS, workers=WORKERS)
+    cut_off = tmp_path / "cut_off.mp4"
+    cut_off.write_bytes(video.read_bytes()[:300])
+    with pytest.raises(CannotDress, match=r"cut_off\.mp4 cannot be used"):
+        tryon_file(loaded, cut_off, garment, out, lake, SETTINGS, workers=WORKERS)
+    with pytest.raises(CannotDress, match="no category 'hat'"):
+        tryon_file(loaded, video, garment, out, lake, SETTINGS, category="hat", workers=WORKERS)
+    blank = tmp_path / "blank.png"
+    cv2.imwrite(str(blank), np.full((120, 90, 3), 240, np.uint8))
+    with pytest.raises(CannotDress, match="No garment found"):
+        tryon_file(loaded, video, blank, out, lake, SETTINGS, workers=WORKERS)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
         tryon_file(loaded, tmp_path / "nowhere.mp4", garment, out, lake, SETTINGS)
     with pytest.raises(CannotDress, match=r"result\.mp4"):

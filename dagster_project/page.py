@@ -1,0 +1,191 @@
+"""`itryon page`: a small page on this machine to dress one video by hand.
+
+Gradio draws it and is an optional dependency. Uploads, their annotations and the results live in a temporary folder
+that goes away with the server; nothing of them enters the lake.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.stage import WorkerSettings
+    from pipelines.tryon.load import LoadedPipeline
+    from pipelines.tryon.settings import TryOnSettings
+
+HOST = "127.0.0.1"
+"""The page has no login: it answers this machine alone."""
+CATEGORIES = ("upper_body", "lower_body", "dresses")
+_NAMES = {"dressing": "Dressing"}
+
+
+class PageUnavailable(RuntimeError):
+    """Gradio is not installed."""
+
+
+def gradio() -> ModuleType:
+    """The gradio module, without its telemetry.
+
+    Raises:
+        PageUnavailable: It is not installed; the message says how to.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio as module
+    except ImportError as error:
+        raise PageUnavailable("The page needs gradio: pip install 'itryon-pipeline[page]'") from error
+    return module
+
+
+def read_spans(table: Sequence[Sequence[Any]] | None) -> list[tuple[float, float, str]] | None:
+    """Rows of the page's table as spans in seconds; None where all rows are empty: then interactions are looked for.
+
+    Raises:
+        ValueError: A row that is begun but not complete, or without numbers.
+    """
+    spans = []
+    for number, row in enumerate(table or (), 1):
+        cells = ["" if c is None else str(c).strip() for c in row]
+        if not any(cells):
+            continue
+        try:
+            start, end = float(cells[0]), float(cells[1])
+        except ValueError:
+            raise ValueError(f"Interaction {number}: start and end are seconds, such as 1.2 and 2.8") from None
+        if not cells[2]:
+            raise ValueError(f"Interaction {number}: say what happens, such as 'she zips the jacket up'")
+        spans.append((start, end, cells[2]))
+    return spans or None
+
+
+def dresser(
+    loaded: LoadedPipeline, settings: TryOnSettings, folder: Path, workers: WorkerSettings | None = None
+) -> Callable[..., tuple[str, str, str, str]]:
+    """What the button does: files in, paths of the result, side-by-side video, contact sheet and record out.
+
+    Args:
+        loaded: The pipeline.
+        settings: What the page does not ask for.
+        folder: Where annotations and results go.
+        workers: Processes of the annotation stages.
+    """
+    from pipelines.store import DeltaStore
+    from pipelines.tryon.single import tryon_file
+
+    lake = DeltaStore(folder / "lake")
+
+    def dress(
+        video: str | None,
+        garment: str | None,
+        table: Sequence[Sequence[Any]] | None,
+        category: str,
+        prompt: str,
+        steps: float,
+        guidance: float,
+        seed: float,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> tuple[str, str, str, str]:
+        if not video or not garment:
+            raise ValueError("Choose a video with one person and a photo of a garment")
+        values = {"steps": int(steps), "guidance_scale": float(guidance), "seed": int(seed)}
+        written = tryon_file(
+            loaded,
+            video,
+            garment,
+            folder / "results" / uuid.uuid4().hex / "result.mp4",
+            lake,
+            type(settings).model_validate(settings.model_dump() | values),
+            category=category,
+            spans_s=read_spans(table),
+            prompt=prompt.strip() or None,
+            workers=workers,
+            on_progress=on_progress,
+        )
+        return str(written.video), str(written.side_by_side), str(written.sheet), str(written.record)
+
+    return dress
+
+
+def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnSettings) -> Any:
+    """The page, a `gradio.Blocks`.
+
+    Args:
+        dress: What the button does, from `dresser`.
+        settings: Where the numbers on the page start.
+
+    Raises:
+        PageUnavailable: Gradio is not installed.
+    """
+    gr = gradio()
+
+    # Gradio finds the progress bar among the parameters by its default value.
+    def run(
+        video: Any,
+        garment: Any,
+        spans: Any,
+        category: Any,
+        prompt: Any,
+        steps: Any,
+        guidance: Any,
+        seed: Any,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str, str, str]:
+        def show(what: str, done: int, total: int) -> None:
+            progress((done, total), desc=_NAMES.get(what, what.replace("_", " ").capitalize()))
+
+        try:
+            return dress(video, garment, spans, category, prompt, steps, guidance, seed, show)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+    with gr.Blocks(title="iTryOn", analytics_enabled=False) as page:
+        gr.Markdown("# iTryOn\nDress the person of a video in another garment. Everything stays on this machine.")
+        with gr.Row():
+            with gr.Column():
+                video = gr.Video(label="Video with one person", sources=["upload"], elem_id="video")
+                garment = gr.Image(label="Garment photo", type="filepath", sources=["upload"], elem_id="garment")
+                category = gr.Dropdown(list(CATEGORIES), value=CATEGORIES[0], label="What is dressed")
+                spans = gr.Dataframe(
+                    headers=["start (s)", "end (s)", "what happens"],
+                    value=[["", "", ""]],
+                    type="array",
+                    datatype="str",
+                    row_count=1,
+                    column_count=3,
+                    interactive=True,
+                    label="Interactions; left empty, they are looked for",
+                    elem_id="spans",
+                )
+                with gr.Accordion("Settings", open=False):
+                    prompt = gr.Textbox(label="Caption of the whole video; left empty, it is made")
+                    steps = gr.Slider(1, 100, settings.steps, step=1, label="Denoising steps")
+                    guidance = gr.Slider(1, 10, settings.guidance_scale, step=0.5, label="Guidance scale; 1 is off")
+                    seed = gr.Number(settings.seed, precision=0, minimum=0, label="Seed")
+                button = gr.Button("Dress", variant="primary", elem_id="dress")
+            with gr.Column():
+                result = gr.Video(label="Result", elem_id="result", interactive=False)
+                compare = gr.Video(label="Source, what the model sees, garment, result", interactive=False)
+                sheet = gr.Image(label="Moments", interactive=False, type="filepath")
+                record = gr.File(label="Record of all inputs, versions and settings", elem_id="record")
+        inputs = [video, garment, spans, category, prompt, steps, guidance, seed]
+        button.click(run, inputs, [result, compare, sheet, record], concurrency_limit=1)
+    return page
+
+
+def serve(loaded: LoadedPipeline, settings: TryOnSettings, port: int) -> None:
+    """Serve the page on this machine until it is interrupted.
+
+    Raises:
+        PageUnavailable: Gradio is not installed.
+        OSError: The port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="itryon-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        page = build_page(dresser(loaded, settings, Path(folder)), settings)
+        page.launch(server_name=HOST, server_port=port, share=False, allowed_paths=[folder], show_error=True)
