@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import shutil
+import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,12 @@ def address(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     pytest.importorskip("gradio", reason="the extra `page` is not installed")
     folder = tmp_path_factory.mktemp("page")
     page = build_page(dresser(tiny_pipeline(), SETTINGS, folder, WorkerSettings(workers=1)), SETTINGS)
+    # Gradio takes port 0 literally.
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
     _, url, _ = page.launch(
-        server_name=HOST, server_port=0, prevent_thread_lock=True, quiet=True, allowed_paths=[str(folder)]
+        server_name=HOST, server_port=port, prevent_thread_lock=True, quiet=True, allowed_paths=[str(folder)]
     )
     yield url, folder
     page.close()
