@@ -85,7 +85,7 @@ def dresser(
         garment: str | None,
         table: Sequence[Sequence[Any]] | None,
         category: str,
-        prompt: str,
+        prompt: str | None,
         steps: float,
         guidance: float,
         seed: float,
@@ -103,7 +103,8 @@ def dresser(
             type(settings).model_validate(settings.model_dump() | values),
             category=category,
             spans_s=read_spans(table),
-            prompt=prompt.strip() or None,
+            # A text box that nobody touched gives None.
+            prompt=(prompt or "").strip() or None,
             workers=workers,
             on_progress=on_progress,
         )

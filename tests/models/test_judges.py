@@ -165,13 +165,14 @@ def test_contact_measures_read_span_and_action() -> None:
 @pytest.mark.parametrize("sway", [0.0, 4.0])
 def test_embedded_judge_on_drawn_scenes(sway: float) -> None:
     done = judged((START, END), sway=sway)
-    assert done.success is True and done.score > 0.5 and done.votes == [True], done.rationale
+    assert done.success is True and done.votes == [True], done.rationale
+    still = judged(None, sway=sway)
+    assert still.score < done.score - 0.1, still.rationale
     for verdict in (
-        judged(None, sway=sway),
         judged((START, END), sway=sway, action="adjust_collar"),
         judged((START, END), sway=sway, contact=contact_of(None)),
     ):
-        assert verdict.success is False and verdict.score < 0.5, verdict.rationale
+        assert verdict.success is False, verdict.rationale
 
 
 def test_no_hand_is_no_verdict() -> None:

@@ -23,7 +23,7 @@ from pipelines.store.studio_schemas import JUDGE_CASES, JUDGE_REPORTS, STUDIO_CL
 from tests.pipelines.annotator_scene import BATCH, fill, whole_scene
 from tests.pipelines.judge_scene import SPAN, Oracle, fill_cases
 
-RENDERED = JudgeReportSettings(pictures=["rendered"])
+RENDERED = JudgeReportSettings(pictures="rendered")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_silent_and_broken_judges_answer_nothing(lake: DeltaStore) -> None:
 
 def test_degraded_results_are_what_the_autoencoder_leaves(lake: DeltaStore) -> None:
     judge = Oracle()
-    report = evaluate_judge(lake, BATCH, settings=JudgeReportSettings(pictures=["nano"]), judge=judge)
+    report = evaluate_judge(lake, BATCH, settings=JudgeReportSettings(pictures="nano"), judge=judge)
     assert report.pictures == ["nano"] and report.of("kappa", "nano")["value"] == 1
     assert {r.result.shape for r in judge.requests} == {(5, 64, 48, 3)}
     done = next(r for r, c in zip(judge.requests, report.cases) if c["kind"] == "done")
@@ -170,7 +170,7 @@ def test_validation_names_the_newest_report_of_exactly_this_judge(lake: DeltaSto
 
 def test_most_clips_limits_what_is_asked(lake: DeltaStore) -> None:
     judge = Oracle()
-    evaluate_judge(lake, BATCH, settings=JudgeReportSettings(pictures=["rendered"], most_clips=1), judge=judge)
+    evaluate_judge(lake, BATCH, settings=JudgeReportSettings(pictures="rendered", most_clips=1), judge=judge)
     assert len(judge.requests) == 4
 
 

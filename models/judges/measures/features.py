@@ -13,6 +13,7 @@ import numpy as np
 from models.contact.network import CLASSES, REST
 from models.judges.base import HandContact, JudgeRequest
 from models.judges.measures.cloth import ClothChange, agreement, aligned, cloth_and_neighbourhood, cloth_change
+from models.judges.measures.structure import structure_measures
 from models.judges.settings import KinematicJudgeSettings
 
 _SURE = 1e-3
@@ -87,7 +88,7 @@ def cloth_measures(request: JudgeRequest, settings: KinematicJudgeSettings) -> d
 
 def measure(request: JudgeRequest, settings: KinematicJudgeSettings) -> Mapping[str, float]:
     """All measures of a request that brings the contact network's reading."""
-    return contact_measures(request) | cloth_measures(request, settings)
+    return contact_measures(request) | cloth_measures(request, settings) | structure_measures(request)
 
 
 def _slope(result: ClothChange, source: ClothChange) -> float:
