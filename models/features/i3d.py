@@ -176,4 +176,5 @@ def load_i3d(file: Path | None = None, device: str | torch.device = "cpu") -> I3
         state = load_file(weights.path("i3d_kinetics400.safetensors"))
     else:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    return I3D(state).to(device).to(memory_format=torch.channels_last_3d)
+    # torch's stubs leave the memory format out.
+    return I3D(state).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

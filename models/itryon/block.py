@@ -50,7 +50,7 @@ def _for_captions(states: torch.Tensor, text: Text) -> torch.Tensor:
     return states.expand(text.key.shape[0], -1, -1) if isinstance(text, KeyValue) else states
 
 
-def _read_prepared(block: nn.Module) -> None:
+def _read_prepared(block: WanTransformerBlock) -> None:
     for attention in (block.attn1, block.attn2):
         attention.set_processor(ITryOnAttnProcessor())
 

@@ -46,6 +46,10 @@ class Validation:
     frames: np.ndarray
 
 
+_COMMON = ("control_hidden_states", "hand_hidden_states", "hand_frame_mask")
+"""Conditions that guidance does not drop."""
+
+
 class Validator:
     """Makes validation videos of the same clips throughout a run.
 
@@ -105,14 +109,17 @@ class Validator:
         if config.validation_guidance > 1:
             dropped = kept | {"caption_dropout": 1.0, "action_dropout": 1.0}
             other: dict[str, Any] = prepare_conditions(batch, config.model_copy(update=dropped), generator).kwargs
-            inputs = {k: torch.cat([other[k], v]) for k, v in inputs.items()}
+            # What both halves have in common is given once.
+            inputs = {k: v if k in _COMMON else torch.cat([other[k], v]) for k, v in inputs.items()}
         with pipe.progress_bar(total=config.validation_steps) as progress:
             latents = pipe._denoise(
                 inputs,
                 torch.randn(conditional.target.shape, generator=step_generator(config.seed, number)),
+                None,
                 config.validation_steps,
                 config.validation_guidance,
                 1.0,
+                None,
                 None,
                 progress,
                 None,

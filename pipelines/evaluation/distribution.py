@@ -81,7 +81,7 @@ class DistributionMeter:
         for metric in SET_METRICS[self.settings.mode]:
             label = sources[metric].label if metric in sources else ""
             value = MetricValue(f"{metric.name}_{setting}", None, reasons.get(metric), label, mode=self.settings.mode)
-            values.append(value if metric in reasons else self._distance(value, metric, *sets, together))
+            values.append(value if metric in reasons else self._distance(value, metric, sets[0], sets[1], together))
         return values
 
     def _distance(

@@ -204,7 +204,7 @@ def mean_over_videos(
             reason = missing_network if name == "lpips" and missing_network else _NO_VIDEO
             out.append(MetricValue(name, None, reason, mode=settings.mode))
             continue
-        mean = Ratio([m.value for m in found], np.ones(len(found)))  # type: ignore[misc]
+        mean = Ratio(np.array([m.value for m in found], float), np.ones(len(found)))
         of_all = estimate(mean, resamples=settings.resamples, level=settings.confidence)
         out.append(
             MetricValue(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -87,10 +88,10 @@ def read_models(path: Path) -> tuple[dict[str, Logistic], dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: restore it, or make it as docs/judges.md says")
     stored = json.loads(path.read_text())
-    models = {
-        name: Logistic(**{k: tuple(v) if isinstance(v, list) else v for k, v in m.items()})
-        for name, m in stored["models"].items()
-    }
+    models = {}
+    for name, stored_model in stored["models"].items():
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored_model.items()}
+        models[name] = Logistic(**values)
     return models, stored["notes"]
 
 

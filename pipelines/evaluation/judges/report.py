@@ -125,11 +125,11 @@ def evaluate_judge(
         )
         if on_case:
             on_case(case.kind, len(report.cases), total)
-    for pictures, mine in answers.items():
+    for look, mine in answers.items():
         for split, part in splits(mine):
             for metric, e in figures(part, len(found)).items():
                 value = {"value": e.value, "low": e.low, "high": e.high, "num_cases": e.num_samples}
-                row = {**same, "pictures": pictures, "metric": metric, "split": split, **value}
+                row = {**same, "pictures": look, "metric": metric, "split": split, **value}
                 report.rows.append(row | {"num_clips": e.num_videos, "held_back": report.held_back, **stamp})
     where = {"batch": batch, "judge_digest": judge.digest}
     store.replace(JUDGE_CASES, pa.Table.from_pylist(report.cases, JUDGE_CASES.schema), where, commit)
