@@ -5,8 +5,8 @@ branch); the paper's model is the size of `1.3b`. `nano` is the same network sma
 
 nano's patch is Wan's own (1, 2, 2): 17 frames of 128x96 pixels with a garment are 6 latent frames of 8x6 patches, 288
 tokens. A patch of (1, 1, 1) would see single latent positions but cost four times the tokens, hence a quarter of the
-samples in the same minutes; 192 channels hold the 128 numbers of a patch. Its latents have the 32 channels of the nano
-autoencoder.
+samples in the same minutes; 192 channels hold the 128 numbers of a patch, but not beside those of its noise: nano
+predicts clean latents. Its latents have the 32 channels of the nano autoencoder.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "guider_dim": 96,
         "guider_heads": 3,
         "action_layers": [0, 2, 4],
+        "prediction": "sample",
     },
     "1.3b": {
         **_WAN,

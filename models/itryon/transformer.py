@@ -15,7 +15,7 @@ Where things sit:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from diffusers import ContextParallelConfig, ModelMixin, WanVACETransformer3DModel  # noqa: F401 - see below
@@ -35,6 +35,10 @@ from models.itryon.invariants import StepInvariants, plain_conditions, projected
 # `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module of a component's class.
 
 
+Prediction = Literal["velocity", "sample"]
+_LEAST_SIGMA = 0.05
+
+
 class ITryOnTransformer3DModel(WanVACETransformer3DModel):
     """Wan2.1-VACE transformer with hand and action guidance (iTryOn, arXiv 2605.21431, sections 3.4 and 3.5).
 
@@ -47,6 +51,9 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         action_separation: k of A-RoPE.
         action_theta: RoPE base of A-RoPE.
         action_hard_mask: Let a latent frame see its own segment's caption only.
+        prediction: What the last layer gives: `velocity` as in Wan, or `sample`, the clean latents, from which the
+            velocity follows. A narrow network cannot carry the noise of a patch through its tokens, which a velocity
+            needs and clean latents do not.
 
     The other arguments are those of `WanVACETransformer3DModel`.
     """
@@ -83,6 +90,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
         action_theta: float = 10000.0,
         action_hard_mask: bool = False,
         guider_input: GuiderInput = "render",
+        prediction: Prediction = "velocity",
     ) -> None:
         super().__init__(
             patch_size=patch_size,
@@ -110,6 +118,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             raise ValueError(f"Action layers {action_layers} exceed the {num_layers} blocks")
         if guider_input not in get_args(GuiderInput):
             raise ValueError(f"The guider reads render or vertices, not {guider_input!r}")
+        if prediction not in get_args(Prediction):
+            raise ValueError(f"The network predicts velocity or sample, not {prediction!r}")
         dim = num_attention_heads * attention_head_dim
         self.blocks = nn.ModuleList(
             ITryOnTransformerBlock(
@@ -318,6 +328,7 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             )
         scales = torch.unbind(control_hidden_states_scale)
 
+        noisy = hidden_states
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)
         if invariants.hands is not None:
             hidden_states = hidden_states + invariants.hands
@@ -351,6 +362,10 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             .unflatten(-1, (1, patch_h, patch_w, -1))
         )
         output = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        if self.config.prediction == "sample":
+            # x_sigma = x_0 + sigma v. Near sigma 0 the division would blow up the least error.
+            sigma = (timestep.to(output.device, torch.float32) / 1000).clamp(min=_LEAST_SIGMA).view(-1, 1, 1, 1, 1)
+            output = ((noisy.float() - output.float()) / sigma).type_as(output)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def _embed_timestep(self, timestep: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -69,8 +69,14 @@ def build_model(config: TrainConfig, encoder_digest: str) -> Any:
         if state is not None:
             _check_source(config, state, encoder_digest)
         _check_guider(config)
-        model = _load(source, config, {k: v for k, v in arguments.items() if k not in _SIZE})
+        overrides = {k: v for k, v in arguments.items() if k not in _SIZE}
+        model = _load(source, config, overrides)
         _check_size(config, model, arguments)
+        if _prediction(source) != model.config.prediction:
+            # x_0 = x_sigma - sigma v: the output turns round, and the noise in it is what training takes away.
+            with torch.no_grad():
+                for parameter in model.proj_out.parameters():
+                    parameter.neg_()
     return _choose_trained(model, config)
 
 
@@ -136,6 +142,11 @@ def _check_source(config: TrainConfig, state: TrainingState, encoder_digest: str
             f"{config.init_from} was trained on latents of encoder {state.encoder_digest[:12]}, the training set is of "
             f"{encoder_digest[:12]}: encode the clips anew with that encoder, or start from another checkpoint"
         )
+
+
+def _prediction(source: str) -> str:
+    path = Path(source) / "transformer" / "config.json"
+    return json.loads(path.read_text()).get("prediction", "velocity") if path.is_file() else "velocity"
 
 
 def _check_guider(config: TrainConfig) -> None:
