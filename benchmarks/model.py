@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.itryon.hand_points import POINT_CHANNELS
 from models.itryon.losses import add_noise, flow_matching_target
-from models.itryon.presets import preset
+from models.itryon.presets import of_stock, preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.config import TrainConfig, load_config
 from models.training.data import Batch
@@ -124,8 +124,7 @@ def build(name: str) -> tuple[torch.nn.Module, Batch, Callable[[int], None]]:
     arguments = preset(PRESET)
     torch.manual_seed(0)
     if variant.stock:
-        own = ("guider_", "action_")
-        model = WanVACETransformer3DModel(**{k: v for k, v in arguments.items() if not k.startswith(own)})
+        model = WanVACETransformer3DModel(**of_stock(arguments))
     else:
         arguments |= {"guider_input": config.guider_input}
         if variant.guider is None:

@@ -20,7 +20,7 @@ from PIL import Image
 from models.itryon import conditioning
 from models.itryon.losses import ActionSpan
 from models.itryon.pipeline import ITryOnPipeline
-from models.itryon.presets import preset
+from models.itryon.presets import of_stock, preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.vae import load_nano_vae
 
@@ -52,9 +52,9 @@ SIZES: dict[str, tuple[dict[str, Any], int]] = {
 def build(arguments: dict[str, Any], tokens: int, steps: int) -> dict[str, Callable[[], torch.Tensor]]:
     """Name -> function that makes the latents of one clip; the stock pipeline is `stock`."""
     torch.manual_seed(0)
-    own = ("guider_", "action_")
-    stock = WanVACETransformer3DModel(**{k: v for k, v in arguments.items() if not k.startswith(own)}).eval()
-    ours = ITryOnTransformer3DModel(**arguments).eval()
+    stock = WanVACETransformer3DModel(**of_stock(arguments)).eval()
+    # The stock model's weights predict velocities.
+    ours = ITryOnTransformer3DModel(**arguments | {"prediction": "velocity"}).eval()
     ours.load_state_dict(stock.state_dict(), strict=False)
     vae = load_nano_vae()
     pipes = [

@@ -79,3 +79,8 @@ def preset(name: str) -> dict[str, Any]:
         return dict(PRESETS[name])
     except KeyError:
         raise ValueError(f"No preset {name!r}; there are {', '.join(PRESETS)}") from None
+
+
+def of_stock(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of an iTryOn transformer's arguments, those of the stock `WanVACETransformer3DModel` of the same size."""
+    return {k: v for k, v in arguments.items() if not k.startswith(("guider_", "action_", "prediction"))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKLWan
 
+from models.itryon.presets import of_stock
 from models.itryon.transformer import ITryOnTransformer3DModel
 
 TINY = {
@@ -23,11 +24,6 @@ TINY = {
     "guider_heads": 2,
     "action_layers": [1, 2],
 }
-
-
-def of_stock(arguments: dict) -> dict:
-    """Arguments of the stock transformer of the same size."""
-    return {k: v for k, v in arguments.items() if not k.startswith(("guider_", "action_"))}
 
 
 TINY_STOCK = of_stock(TINY)

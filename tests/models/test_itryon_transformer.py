@@ -11,9 +11,9 @@ from diffusers import ContextParallelConfig, FirstBlockCacheConfig, ParallelConf
 from peft import LoraConfig
 
 from models.itryon.guider import InteractionGuider
-from models.itryon.presets import PRESETS, preset
+from models.itryon.presets import PRESETS, of_stock, preset
 from models.itryon.transformer import ITryOnTransformer3DModel
-from tests.models.itryon_tiny import TINY, TINY_STOCK, of_stock, tiny_conditions, tiny_inputs, tiny_model, trained
+from tests.models.itryon_tiny import TINY, TINY_STOCK, tiny_conditions, tiny_inputs, tiny_model, trained
 
 
 def added(name: str) -> bool:
@@ -55,7 +55,8 @@ def test_unknown_preset_is_named():
 
 def test_first_output_at_nano_size_is_the_stock_models():
     torch.manual_seed(0)
-    stock, model = WanVACETransformer3DModel(**of_stock(preset("nano"))), ITryOnTransformer3DModel(**preset("nano"))
+    stock = WanVACETransformer3DModel(**of_stock(preset("nano")))
+    model = ITryOnTransformer3DModel(**preset("nano") | {"prediction": "velocity"})
     model.load_state_dict(stock.state_dict(), strict=False)
     text = torch.randn(1, 7, 384)
     inputs = tiny_inputs(1, z=32) | {"encoder_hidden_states": text}
@@ -73,6 +74,29 @@ def test_first_output_is_the_stock_models_with_and_without_conditions(stock, mod
         for extra in ({}, conditions):
             ours = model(**inputs, **extra, control_hidden_states_scale=scale).sample
             assert torch.equal(ours, expected)
+
+
+def test_clean_latents_become_the_velocity_that_leads_to_them(model):
+    inputs = tiny_inputs()
+    other = tiny_model(1, prediction="sample")
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        clean = model(**inputs).sample  # what the last layer says, read as clean latents
+        velocity = other(**inputs).sample
+    sigma = inputs["timestep"].view(-1, 1, 1, 1, 1) / 1000
+    # Going back along the velocity, from any noise level, ends at the clean latents: x_0 = x_sigma - sigma v.
+    torch.testing.assert_close(inputs["hidden_states"] - sigma * velocity, clean, atol=1e-5, rtol=1e-5)
+
+
+def test_prediction_near_no_noise_is_finite_and_kept_by_a_checkpoint(model, tmp_path):
+    other = tiny_model(1, prediction="sample")
+    inputs = tiny_inputs() | {"timestep": torch.zeros(2)}
+    with torch.no_grad():
+        assert other(**inputs).sample.abs().max() < 1000
+    other.save_pretrained(tmp_path)
+    assert ITryOnTransformer3DModel.from_pretrained(tmp_path).config.prediction == "sample"
+    with pytest.raises(ValueError, match="velocity or sample"):
+        tiny_model(prediction="noise")
 
 
 def test_stock_checkpoint_loads_and_starts_as_stock(stock, tmp_path):

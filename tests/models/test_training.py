@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from models.itryon.presets import preset
+from models.itryon.presets import of_stock, preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.blobs import Blobs, NotFinite, pack
 from models.training.checkpoint import CheckpointError, Checkpoints, read_state
@@ -28,7 +28,6 @@ from models.training.data import BatchSequence, ClipSet, DataError, epoch_batche
 from models.training.loop import TrainingDiverged, train
 from models.training.objective import prepare_conditions, sample_sigmas, step_generator, training_losses
 from models.training.signals import PARENT_ENV
-from tests.models.itryon_tiny import of_stock
 from tests.models.training_clips import TINY, make_clip, make_set, write_manifest
 from tests.models.training_runs import ENDLESS, assert_same, config, curve, run_to, weights
 
@@ -241,6 +240,16 @@ def test_warm_start_takes_the_weights_and_names_its_parent(clips_root: Path, tmp
     a, b = weights(tmp_path / "first/final"), weights(tmp_path / "second/final")
     assert all(torch.allclose(a[k], b[k], atol=1e-9) for k in a)
     assert read_state(tmp_path / "second/final").parent == parent
+
+
+def test_warm_start_from_a_velocity_network_turns_its_output_round(clips_root: Path, tmp_path: Path):
+    train(config(clips_root, tmp_path / "first", steps=2, model={**TINY, "prediction": "velocity"}))
+    parent = str(tmp_path / "first/final")
+    train(config(clips_root, tmp_path / "second", steps=1, init_from=parent, learning_rate=1e-12, weight_decay=0))
+    a, b = weights(tmp_path / "first/final"), weights(tmp_path / "second/final")
+    turned = {"proj_out.weight", "proj_out.bias"}
+    assert all(torch.allclose(-a[k] if k in turned else a[k], b[k], atol=1e-9) for k in a)
+    # Its own kind is taken as it is: see the test above.
 
 
 def test_warm_start_refusals(clips_root: Path, tmp_path: Path):
@@ -529,8 +538,7 @@ def test_a_guider_of_vertices_learns_and_keeps_to_its_input(clips_root: Path, tm
     train(config(clips_root, tmp_path / "third", steps=1, init_from=parent, model=vertices))
     from diffusers import WanVACETransformer3DModel
 
-    stock = {k: v for k, v in TINY.items() if not k.startswith(("guider_", "action_"))}
-    WanVACETransformer3DModel(**{**of_stock(preset("nano")), **stock}).save_pretrained(tmp_path / "stock/transformer")
+    WanVACETransformer3DModel(**of_stock(preset("nano") | TINY)).save_pretrained(tmp_path / "stock/transformer")
     train(config(clips_root, tmp_path / "fourth", steps=1, init_from=str(tmp_path / "stock"), model=vertices))
     assert weights(tmp_path / "fourth/final")["guider.patch_embedding.weight"].shape[1] == 64
 
