@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Idle OpenMP threads sleep: spinning ones slow their neighbours down.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup weights demo test bench ablation lint format ui snapshots clean
+.PHONY: help setup weights demo test bench ablation lint hooks format ui snapshots clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -46,7 +46,11 @@ ablation: $(STAMP)  ## Reproduce the paper's ablation in small (hours; run again
 lint: $(STAMP)  ## Check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+hooks: $(STAMP)  ## Check style, types and import rules before every commit
+	$(BIN)/pre-commit install
 
 format: $(STAMP)  ## Apply the style
 	$(BIN)/ruff check --fix .
