@@ -13,7 +13,6 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 from pyarrow import fs
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from models.filesystem import open_root
 from models.itryon.hand_points import POINT_CHANNELS, STEPS
 
 COLUMNS = ("clip_id", "video_id", "start_frame", "bucket", "latents_uri", "text_uri", "action_mask", "split")
@@ -98,10 +98,7 @@ class Blobs:
     def open(self, uri: str):
         """Random-access file of the blob."""
         if self._opened is None:
-            remote = "://" in self.root
-            self._opened = (
-                fs.FileSystem.from_uri(self.root) if remote else (fs.LocalFileSystem(), str(Path(self.root).resolve()))
-            )
+            self._opened = open_root(self.root)
         system, base = self._opened
         return system.open_input_file(f"{base}/{uri}")
 
@@ -259,7 +256,7 @@ def _name(row: dict[str, Any]) -> str:
 def _read_manifest(manifest: str):
     try:
         if "://" in manifest:
-            system, path = fs.FileSystem.from_uri(manifest)
+            system, path = open_root(manifest)
             with system.open_input_file(path) as f:
                 return pq.read_table(io.BytesIO(f.read()))
         return pq.ParquetFile(manifest).read()
