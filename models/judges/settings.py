@@ -21,11 +21,11 @@ class KinematicJudgeSettings(BaseModel):
     )
     min_cloth_px: int = Field(60, ge=1, description="Fewer visible cloth pixels next to the hand than this: no verdict")
     min_score: float = Field(
-        0.5,
+        0.25,
         gt=0,
         lt=1,
-        description="Score from which an interaction counts as done: the product of the chances that the source shows it "
-        "and that the result follows",
+        description="Score from which an interaction counts as done: the product of the chances that the source shows "
+        "it and that the result follows",
     )
 
 
