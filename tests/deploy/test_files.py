@@ -84,12 +84,18 @@ def test_the_images_default_command_is_that_of_the_code_location(compose):
     assert default == compose["services"]["code"]["command"][: len(default)]
 
 
+def _dockerfile() -> str:
+    return (DEPLOY / "Dockerfile").read_text()
+
+
 def _parse(command: list[str]) -> None:
     """Parse a command line with the program's own parser, without running it."""
     (script,) = [s for s in importlib.metadata.entry_points(group="console_scripts") if s.name == command[0]]
     # Their entry points are functions that call the `cli` of the same module.
     program = importlib.import_module(script.value.split(":")[0]).cli
-    arguments = command[1:]
+    # Files of the image, by where they come from.
+    copied = dict(reversed(p) for p in re.findall(r"^COPY (?:--chown=\S+ )?(deploy/\S+) (/\S+)$", _dockerfile(), re.M))
+    arguments = [str(REPOSITORY / copied[a]) if a in copied else a for a in command[1:]]
     while isinstance(program, click.Group):
         found = program.get_command(click.Context(program), arguments[0])
         assert found is not None, f"{command}: there is no {arguments[0]}"
