@@ -116,8 +116,9 @@ def test_a_materialisation_is_read_back(home):
         assert event.asset_materialization.metadata["rows"].value == 3
         assert event.asset_materialization.tags["dagster/data_version"] == "v7"
         assert instance.get_dynamic_partitions("video_batches") == ["b1"]
+        logs = instance.all_logs(result.run_id)
         assert instance.event_log_storage.get_concurrency_info("gpu").claimed_slots == []
-        assert any(r.event_type_value == "STEP_SUCCESS" for r in instance.all_logs(result.run_id) if r.is_dagster_event)
+        assert "STEP_SUCCESS" in [r.dagster_event.event_type_value for r in logs if r.dagster_event]
 
 
 def test_the_command_line_works_on_it(home, server, tmp_path):
