@@ -198,14 +198,10 @@ def fuzz(seed: int, count: int, settings: IngestSettings, keep: Path | None = No
             ingest_batch(store, batch, settings)
             check_batch(store, batch, paths, findings)
             if keep is not None:
-                for name in findings.broken:
-                    target = keep / name.replace("/", "_")
-                    if (
-                        not target.exists()
-                        and (source := landing_folder(store, batch) / name.split("/", 1)[1]).exists()
-                    ):
-                        keep.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(source, target)
+                for name in (n for n in findings.broken if n.startswith(f"{batch}/")):
+                    keep.mkdir(parents=True, exist_ok=True)
+                    source = landing_folder(store, batch) / name.removeprefix(f"{batch}/")
+                    shutil.copyfile(source, keep / name.replace("/", "_"))
             print(f"{first + len(paths)}/{count}", dict(findings.kinds), file=sys.stderr, flush=True)
     findings.peak_memory_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return findings
