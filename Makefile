@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Idle OpenMP threads sleep: spinning ones slow their neighbours down.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup weights demo test bench ablation lint format ui snapshots clean
+.PHONY: help setup weights demo test coverage fuzz bench ablation lint hooks format ui snapshots clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -35,6 +35,14 @@ test: $(STAMP)  ## Run the whole test suite
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+coverage: $(STAMP)  ## Run the tests and show which lines they never reach; htmlcov/index.html has them all
+	@$(BIN)/itryon weights --quiet
+	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
+
+fuzz: $(STAMP)  ## Ingest 500 mutated files and hold the rows to what is promised (minutes)
+	$(BIN)/python -m tests.fuzz_ingest --count 500
+
 bench: $(STAMP)  ## Measure speed and size against baselines timed in the same run; writes benchmarks/RESULTS.md
 	@$(BIN)/itryon weights --quiet
 	$(BIN)/python -m benchmarks
@@ -46,7 +54,11 @@ ablation: $(STAMP)  ## Reproduce the paper's ablation in small (hours; run again
 lint: $(STAMP)  ## Check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+hooks: $(STAMP)  ## Check style, types and import rules before every commit
+	$(BIN)/pre-commit install
 
 format: $(STAMP)  ## Apply the style
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,6 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ import safetensors.torch
 import torch
 from pyarrow import fs
 from safetensors import SafetensorError
+
+from models.filesystem import open_root
 
 MAX_ABS = "max_abs"
 """Entry of a blob's metadata: its largest absolute value. It is there only if all its values are finite."""
@@ -88,10 +89,7 @@ class Blobs:
 
     def _path(self, uri: str) -> tuple[fs.FileSystem, str]:
         if self._opened is None:
-            remote = "://" in self.root
-            self._opened = (
-                fs.FileSystem.from_uri(self.root) if remote else (fs.LocalFileSystem(), str(Path(self.root).resolve()))
-            )
+            self._opened = open_root(self.root)
         system, base = self._opened
         return system, f"{base}/{uri}"
 

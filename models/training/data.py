@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from pyarrow import fs
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from models.filesystem import open_root
 from models.itryon.hand_points import POINT_CHANNELS, STEPS
 from models.training.blobs import Blobs, NotFinite, check_finite
 
@@ -283,7 +283,7 @@ def clip_name(row: dict[str, Any]) -> str:
 def _read_manifest(manifest: str):
     try:
         if "://" in manifest:
-            system, path = fs.FileSystem.from_uri(manifest)
+            system, path = open_root(manifest)
             with system.open_input_file(path) as f:
                 return pq.read_table(io.BytesIO(f.read()))
         return pq.ParquetFile(manifest).read()

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
-from pyarrow import fs
 
+from models.filesystem import open_root
 from models.itryon.conditioning import SPATIAL_FACTOR, decode, from_model_range
 from models.itryon.pipeline import ITryOnPipeline
 from models.training.config import TrainConfig, TrainingRefused
@@ -129,8 +129,7 @@ class Validator:
 
 
 def _validation_clips(config: TrainConfig, clips: ClipSet) -> ClipSet:
-    remote = "://" in config.manifest
-    system, path = fs.FileSystem.from_uri(config.manifest) if remote else (fs.LocalFileSystem(), config.manifest)
+    system, path = open_root(config.manifest)
     if "val" not in pq.ParquetFile(path, filesystem=system).read(["split"])["split"].to_pylist():
         return clips
     found = ClipSet(config.manifest, config.blob_root, "val", clips.reader)

@@ -101,6 +101,7 @@ class ChatClient:
                 )
         self.settings = settings
         self._cache_dir = cache_dir
+        self._secret = key if settings.api_key_env is not None else None
         self._client = openai.OpenAI(
             base_url=settings.base_url, api_key=key, timeout=settings.timeout_s, max_retries=settings.max_retries
         )
@@ -227,9 +228,12 @@ class ChatClient:
         except openai.AuthenticationError as error:
             raise EndpointError(f"{url} refuses the key in {self.settings.api_key_env}") from error
         except openai.APIStatusError as error:
-            raise EndpointError(f"{url} answered {error.status_code}: {error.message}") from error
+            # Not chained: some proxies send the whole request back, and with it the key; runs keep what is chained.
+            raise EndpointError(self._without_key(f"{url} answered {error.status_code}: {error.message}")) from None
         except (openai.OpenAIError, ValueError) as error:
-            raise EndpointError(f"{url} sent something that is no chat completion: {error}") from error
+            raise EndpointError(
+                self._without_key(f"{url} sent something that is no chat completion: {error}")
+            ) from None
         # Servers that are no chat endpoint at all may still send JSON with status 200.
         choices = getattr(reply, "choices", None)
         if not choices or choices[0].message is None:
@@ -240,7 +244,10 @@ class ChatClient:
             completion_tokens=(spent.completion_tokens or 0) if spent else 0,
             requests=1,
         )
-        return choices[0].message.content or "", choices[0].finish_reason or "", usage
+        return self._without_key(choices[0].message.content or ""), choices[0].finish_reason or "", usage
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._secret, "[key]") if self._secret else text
 
     def _entry(self, request: dict[str, Any]) -> Path | None:
         if self._cache_dir is None:

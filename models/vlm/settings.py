@@ -12,8 +12,9 @@ class ChatSettings(BaseModel):
 
     base_url: str | None = Field(
         None,
-        description="URL of the API up to and with /v1, e.g. http://localhost:8000/v1 for a local vLLM; no default",
-        pattern=r"^https?://",
+        description="URL of the API up to and with /v1, e.g. http://localhost:8000/v1 for a local vLLM; no default. It "
+        "is kept in tables and messages, so it must not hold a password",
+        pattern=r"^https?://[^/@]+(/.*)?$",
     )
     model: str | None = Field(None, description="Model name that the endpoint knows, e.g. Qwen/Qwen2.5-VL-7B-Instruct")
     api_key_env: str | None = Field(

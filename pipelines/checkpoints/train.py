@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from platformdirs import user_cache_path
 from pyarrow import fs
 
+from models.filesystem import open_root
 from models.itryon.embedded import EMBEDDED, embedded_digest
 from models.training.config import WITHOUT_EFFECT, TrainConfig, load_config, read_recipe
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
@@ -213,7 +214,7 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
         return folder
     cached = _scratch(store) / "cache" / row["checkpoint_id"]
     if not cached.is_dir():
-        system, base = fs.FileSystem.from_uri(store.root)
+        system, base = open_root(store.root)
         temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}")
         fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
         temporary.rename(cached)
@@ -222,8 +223,7 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
 
 def validation_sheet(store: DeltaStore, row: dict[str, Any]) -> bytes | None:
     """JPEG of try-on frames from the checkpoint's own training clips or split val; None where it has none."""
-    remote = "://" in store.root
-    system, base = fs.FileSystem.from_uri(store.root) if remote else (fs.LocalFileSystem(), store.root)
+    system, base = open_root(store.root)
     path = f"{base}/{row['uri']}/validation.jpg"
     if system.get_file_info(path).type != fs.FileType.File:
         return None
@@ -238,10 +238,7 @@ def _scratch(store: DeltaStore) -> Path:
 
 
 def _copy_folder(source: Path, store: DeltaStore, uri: str) -> None:
-    if "://" in store.root:
-        system, base = fs.FileSystem.from_uri(store.root)
-    else:
-        system, base = fs.LocalFileSystem(), store.root
+    system, base = open_root(store.root)
     target, temporary = f"{base}/{uri}", f"{base}/{uri}.{uuid.uuid4().hex}.tmp"
     if system.get_file_info(target).type == fs.FileType.Directory:
         return

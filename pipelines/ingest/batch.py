@@ -193,7 +193,7 @@ class _Run:
         done |= {t.key: saved for t in tasks if (saved := load(self.staging / f"{t.key}.json")) is not None}
         tell()
         todo = {t.key: (t.function, t.arguments) for t in tasks if t.key not in done}
-        for key, result in run_isolated(todo, self.settings.workers, self.settings.timeout_s):
+        for key, result in run_isolated(todo, self.settings.workers, self.settings.timeout_s, self.settings.memory_gb):
             done[key] = result
             if not isinstance(result, WorkerFailure):
                 save(self.staging / f"{key}.json", result)

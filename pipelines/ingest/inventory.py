@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pipelines.ingest.landing import PHOTO_SUFFIXES, VIDEO_SUFFIXES, LandedFile, by_key, scan
-from pipelines.ingest.manifest import MANIFEST, ManifestEntry, ManifestLine, parse_manifest
+from pipelines.ingest.manifest import MANIFEST, ManifestEntry, ManifestLine, manifest_lines, parse_manifest
 from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import GARMENT_CATEGORIES
 
@@ -111,7 +111,7 @@ def _read_manifest(files: dict[str, LandedFile]) -> tuple[list[ManifestLine], Ca
         return [], Candidate(MANIFEST, file, problem=file.refused)
     try:
         with file.location.open("rb") as stream:
-            return list(parse_manifest(stream)), None
+            return list(parse_manifest(manifest_lines(stream))), None
     except OSError as e:
         return [], Candidate(MANIFEST, file, problem=f"Cannot be read ({e.strerror})", transient=True)
 

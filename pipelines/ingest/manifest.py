@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -110,6 +110,15 @@ class ManifestLine:
     def source(self) -> str:
         """How the line is named in tables and messages."""
         return f"{MANIFEST}:{self.number}"
+
+
+def manifest_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a manifest; of one that is too long only the beginning, so that none can fill the memory."""
+    while line := stream.readline(_MAX_LINE + 1):
+        rest = line
+        while len(rest) > _MAX_LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(_MAX_LINE + 1)
+        yield line
 
 
 def parse_manifest(lines: Iterable[bytes]) -> Iterator[ManifestLine]:

@@ -39,8 +39,11 @@ class IngestSettings(BaseModel):
     )
     max_photo_side: int = Field(20_000, ge=256, description="Garment photos with a longer side (pixels) are refused")
     timeout_s: float = Field(1800, gt=0, description="Longest time for one file, seconds; past it the file is an error")
+    memory_gb: float | None = Field(
+        8.0, gt=0, description="Most memory that reading one file may take, GiB; a file that wants more is an error"
+    )
     workers: int | None = Field(None, ge=1, description="Worker processes; the number of cores by default")
 
     def content(self) -> dict[str, object]:
         """The settings that rows depend on, for fingerprints."""
-        return self.model_dump(mode="json", exclude={"timeout_s", "workers"})
+        return self.model_dump(mode="json", exclude={"timeout_s", "memory_gb", "workers"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
@@ -23,7 +25,10 @@ class WorkerFailure:
 
 
 def run_isolated(
-    tasks: Mapping[Key, tuple[Callable[..., Any], tuple[Any, ...]]], workers: int | None, timeout_s: float
+    tasks: Mapping[Key, tuple[Callable[..., Any], tuple[Any, ...]]],
+    workers: int | None,
+    timeout_s: float,
+    memory_gb: float | None = None,
 ) -> Iterator[tuple[Key, Any]]:
     """Run functions in worker processes; yields (key, result or `WorkerFailure`) as they finish.
 
@@ -31,10 +36,11 @@ def run_isolated(
         tasks: Key -> function and arguments, all picklable, in the order they are started.
         workers: Processes; the number of cores by default.
         timeout_s: Longest time for one task; its worker is killed then.
+        memory_gb: Most memory of one worker, GiB, where the system can hold a process to it.
     """
     if not tasks:
         return
-    with worker_pool(min(workers or os.cpu_count() or 1, len(tasks)), threads=1) as pool:
+    with worker_pool(min(workers or os.cpu_count() or 1, len(tasks)), 1, _limit_memory, memory_gb) as pool:
         futures: dict[Any, Key] = {
             pool.schedule(f, args=args, timeout=timeout_s): key for key, (f, args) in tasks.items()
         }
@@ -42,15 +48,31 @@ def run_isolated(
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                yield futures[future], _outcome(future, timeout_s)
+                yield futures[future], _outcome(future, timeout_s, memory_gb)
 
 
-def _outcome(future: Any, timeout_s: float) -> Any:
+def _limit_memory(gigabytes: float | None) -> None:
+    """Hold this process to so much memory of its own; a decoder that asks for more is told that there is none.
+
+    A header of a few bytes can announce a picture of many gigabytes. The limit is on written memory (RLIMIT_DATA), not
+    on addresses (RLIMIT_AS): libraries reserve many more of those than they use.
+    """
+    if gigabytes is not None and sys.platform == "linux":
+        limit = int(gigabytes * 2**30)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _outcome(future: Any, timeout_s: float, memory_gb: float | None) -> Any:
     try:
         return future.result()
     except TimeoutError:
         return WorkerFailure(f"Took longer than {timeout_s:.0f} s to read and was stopped (ingest.timeout_s)")
     except ProcessExpired as e:
         return WorkerFailure(f"The decoder crashed on it (exit code {e.exitcode})")
+    except MemoryError:
+        return WorkerFailure(f"Wants more than {memory_gb} GiB of memory to be read (ingest.memory_gb)")
     except Exception as e:
         return WorkerFailure(f"{type(e).__name__}: {e}")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import uuid
 from pathlib import Path, PurePosixPath
 
 from platformdirs import user_cache_path
 from pyarrow import fs
+
+from models.filesystem import open_root
 
 _CHUNK = 1 << 20
 
@@ -34,10 +34,7 @@ class BlobStore:
 
     def __init__(self, root: str):
         self.root = root
-        if "://" in root:
-            self._fs, self._base = fs.FileSystem.from_uri(root)
-        else:
-            self._fs, self._base = fs.LocalFileSystem(), str(Path(root).resolve())
+        self._fs, self._base = open_root(root)
         self._local = isinstance(self._fs, fs.LocalFileSystem)
 
     def _path(self, uri: str) -> str:
@@ -81,7 +78,9 @@ class BlobStore:
     def _write(self, source, uri: str, digest: str) -> None:
         target = self._path(uri)
         temporary = f"{target}.{uuid.uuid4().hex}.tmp"
-        self._fs.create_dir(str(PurePosixPath(target).parent), recursive=True)
+        if self._local:
+            # Object stores have no folders; making one leaves an empty object behind.
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
         check = hashlib.sha256()
         try:
             if self._local:
@@ -114,8 +113,8 @@ class BlobStore:
         with self._fs.open_input_file(self._path(uri)) as f:
             data = f.read()
         digest = hashlib.sha256(data).hexdigest()
-        if digest != Path(uri).name.split(".")[0]:
-            raise OSError(f"{uri} is damaged: its bytes hash to {digest[:16]}…; delete it and run the stage again")
+        if digest != _digest_of(uri):
+            raise OSError(_damaged(uri, digest))
         return data
 
     def local_path(self, uri: str) -> Path:
@@ -123,6 +122,7 @@ class BlobStore:
 
         Raises:
             FileNotFoundError: There is no such blob.
+            OSError: A remote blob's bytes do not match the digest in its name.
         """
         if self._local:
             path = Path(self._path(uri))
@@ -131,14 +131,33 @@ class BlobStore:
             return path
         cached = user_cache_path("itryon") / uri
         if not cached.is_file():
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                self._fs.open_input_file(self._path(uri)) as f,
-                tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as out,
-            ):
-                shutil.copyfileobj(f, out)
-            Path(out.name).replace(cached)
+            self._fetch(uri, cached)
         return cached
+
+    def _fetch(self, uri: str, target: Path) -> None:
+        # Names are digests, so one cache serves all lakes, and what lies in it was verified once.
+        path = self._path(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        check = hashlib.sha256()
+        try:
+            with self._fs.open_input_stream(path) as f, temporary.open("wb") as out:
+                for chunk in _chunks(f):
+                    check.update(chunk)
+                    out.write(chunk)
+            if check.hexdigest() != _digest_of(uri):
+                raise OSError(_damaged(uri, check.hexdigest()))
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _digest_of(uri: str) -> str:
+    return PurePosixPath(uri).name.split(".")[0]
+
+
+def _damaged(uri: str, digest: str) -> str:
+    return f"{uri} is damaged: its bytes hash to {digest[:16]}…; delete it and run the stage again"
 
 
 def _chunks(source):

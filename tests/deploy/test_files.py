@@ -1,0 +1,189 @@
+"""The files of `deploy/`: what they publish, what they keep secret, and that what they name exists."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+DEPLOY = REPOSITORY / "deploy"
+SECRET = re.compile(r"PASSWORD|SECRET|KEY|TOKEN", re.IGNORECASE)
+VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:[-?][^}]*)?\}")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def values_of(value: Any) -> list[tuple[str, Any]]:
+    """Every (key, leaf) below a YAML value."""
+    if isinstance(value, dict):
+        return [pair for k, v in value.items() for pair in (values_of(v) if isinstance(v, dict | list) else [(k, v)])]
+    if isinstance(value, list):
+        return [pair for v in value for pair in (values_of(v) if isinstance(v, dict | list) else [("", v)])]
+    return []
+
+
+def test_ports_are_published_on_loopback_only(compose):
+    published = [p for s in compose["services"].values() for p in s.get("ports", [])]
+    assert len(published) == 2
+    assert all(isinstance(p, str) and re.fullmatch(r"127\.0\.0\.1:\$\{\w+:-\d+\}:\d+", p) for p in published)
+    assert not any("network_mode" in s or s.get("privileged") for s in compose["services"].values())
+
+
+def test_secrets_come_from_the_environment_and_have_no_default(compose):
+    named = [(k, v) for s in compose["services"].values() for k, v in values_of(s.get("environment", {}))]
+    secrets = {k: v for k, v in named if SECRET.search(k)}
+    assert {"DAGSTER_PG_PASSWORD", "POSTGRES_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MINIO_ROOT_PASSWORD"} <= set(secrets)
+    for key, value in secrets.items():
+        # Only the key of a language model may be missing: not everybody uses one.
+        assert value == "${ITRYON_VLM_API_KEY:-}" or re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), (key, value)
+
+
+def test_every_variable_is_documented(compose):
+    readme, example = (DEPLOY / "README.md").read_text(), (DEPLOY / "env.example").read_text()
+    text = (DEPLOY / "compose.yaml").read_text()
+    asked = {name for name, _ in VARIABLE.findall(text)}
+    given = {k for s in compose["services"].values() for k, _ in values_of(s.get("environment", {}))}
+    read = {v["env"] for v in _dictionaries(yaml.safe_load((DEPLOY / "dagster.yaml").read_text())) if set(v) == {"env"}}
+    for name in asked | given | read:
+        assert f"`{name}`" in readme, f"{name} is not in deploy/README.md"
+    required = {name for name, rest in VARIABLE.findall(text) if rest.startswith(":?")}
+    assert required == set(re.findall(r"^(\w+)=$", example, re.MULTILINE)) - {"ITRYON_VLM_API_KEY"}
+    assert read <= set(compose["services"]["code"]["environment"]), "the instance finds no value for a variable"
+
+
+def _dictionaries(value: Any) -> list[dict[str, Any]]:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return ([value] if isinstance(value, dict) else []) + [d for c in children for d in _dictionaries(c)]
+
+
+@pytest.mark.parametrize("service", ["web", "daemon", "code"])
+def test_commands_and_their_options_exist(compose, service):
+    command = [str(part) for part in compose["services"][service]["command"]]
+    _parse(command)
+    health = [str(part) for part in compose["services"][service]["healthcheck"]["test"]]
+    if health[1] != "python":
+        _parse(health[1:])
+
+
+def test_the_images_default_command_is_that_of_the_code_location(compose):
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    default = yaml.safe_load(next(line for line in lines if line.startswith("CMD ")).removeprefix("CMD "))
+    _parse(default)
+    assert default == compose["services"]["code"]["command"][: len(default)]
+
+
+def _dockerfile() -> str:
+    return (DEPLOY / "Dockerfile").read_text()
+
+
+def _parse(command: list[str]) -> None:
+    """Parse a command line with the program's own parser, without running it."""
+    (script,) = [s for s in importlib.metadata.entry_points(group="console_scripts") if s.name == command[0]]
+    # Their entry points are functions that call the `cli` of the same module.
+    program = importlib.import_module(script.value.split(":")[0]).cli
+    # Files of the image, by where they come from.
+    copied = dict(reversed(p) for p in re.findall(r"^COPY (?:--chown=\S+ )?(deploy/\S+) (/\S+)$", _dockerfile(), re.M))
+    arguments = [str(REPOSITORY / copied[a]) if a in copied else a for a in command[1:]]
+    while isinstance(program, click.Group):
+        found = program.get_command(click.Context(program), arguments[0])
+        assert found is not None, f"{command}: there is no {arguments[0]}"
+        program, arguments = found, arguments[1:]
+    program.make_context(command[0], arguments)
+
+
+def test_services_wait_for_what_they_need_and_say_how_they_are(compose):
+    services = compose["services"]
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            expected = "service_completed_successfully" if needed == "bucket" else "service_healthy"
+            assert how == {"condition": expected}, (name, needed)
+        assert "healthcheck" in service or name == "bucket"
+    mounted = {v.split(":")[0] for s in services.values() for v in s.get("volumes", [])}
+    assert mounted == set(compose["volumes"])
+
+
+def test_the_web_server_finds_the_code_location(compose):
+    (entry,) = yaml.safe_load((DEPLOY / "workspace.yaml").read_text())["load_from"]
+    server, command = entry["grpc_server"], compose["services"]["code"]["command"]
+    assert server["host"] in compose["services"]
+    assert str(server["port"]) == command[command.index("--port") + 1]
+    assert server["location_name"] == command[command.index("--location-name") + 1]
+    assert importlib.util.find_spec(command[command.index("--module-name") + 1])
+
+
+def test_the_image_is_built_from_files_that_exist_and_does_not_run_as_root(compose):
+    build = compose["services"]["code"]["build"]
+    context = (DEPLOY / build["context"]).resolve()
+    text = (context / build["dockerfile"]).read_text()
+    copied = [
+        source
+        for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE)
+        if "--from" not in line
+        for source in [p for p in line.split() if not p.startswith("--")][:-1]
+    ]
+    assert {"pipelines", "assets", "models", "dagster_project", "deploy/dagster.yaml"} <= set(copied)
+    allowed = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
+    for source in copied:
+        assert (context / source).exists(), source
+        assert source in allowed, f"{source} is kept out of the build by Dockerfile.dockerignore"
+    assert text.count("\nFROM ") == 2
+    last = text.rsplit("\nFROM ", 1)[1]
+    assert re.search(r"^USER itryon$", last, re.MULTILINE) and "USER root" not in last
+    # The mounted folders belong to that user, or it could not write there.
+    made = re.search(r"install -d -o itryon -g itryon (.+)", last)
+    assert made is not None
+    mounts = {v.split(":")[1] for v in compose["services"]["code"]["volumes"]}
+    assert mounts <= set(made[1].split())
+
+
+# --- Kubernetes ---
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "kubernetes" / "values.yaml").read_text())
+
+
+def test_the_charts_values_hold_no_secret_and_open_nothing(values):
+    for key, value in values_of(values):
+        assert not (SECRET.search(key) and isinstance(value, str) and key != "postgresqlSecretName"), key
+    assert "postgresqlPassword" not in values["postgresql"]
+    assert values["generatePostgresqlPasswordSecret"] is False
+    assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP" and not values["ingress"]["enabled"]
+
+
+def test_runs_get_what_the_code_location_has(values, compose):
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["includeConfigInLaunchedRuns"]["enabled"]
+    code = compose["services"]["code"]["command"]
+    module = code[code.index("--module-name") + 1]
+    assert deployment["dagsterApiGrpcArgs"][:2] == ["--module-name", module]
+    names = {v["name"] for v in deployment["volumes"]}
+    assert {m["name"] for m in deployment["volumeMounts"]} == names
+    readme = (DEPLOY / "README.md").read_text()
+    for secret in (values["global"]["postgresqlSecretName"], "itryon-store"):
+        assert f"secret generic {secret}" in readme
+    uid = int(re.search(r"--uid (\d+)", (DEPLOY / "Dockerfile").read_text())[1])
+    run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["containerConfig"]["securityContext"]
+    assert run["runAsUser"] == deployment["securityContext"]["runAsUser"] == uid
+
+
+def test_both_instances_keep_the_same_limits_as_a_single_machine(values):
+    here = yaml.safe_load(Path(REPOSITORY / "dagster.yaml").read_text())
+    compose = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
+    assert compose["concurrency"]["pools"] == here["concurrency"]["pools"]
+    assert compose["run_retries"] == here["run_retries"] == values["additionalInstanceConfig"]["run_retries"]
+    assert values["additionalInstanceConfig"]["concurrency"]["pools"] == here["concurrency"]["pools"]
+    assert compose["run_monitoring"] == here["run_monitoring"]
