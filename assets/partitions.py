@@ -9,3 +9,6 @@ BATCHES = "video_batches"
 """Name of the partitions on the Dagster instance."""
 
 video_batches = dg.DynamicPartitionsDefinition(name=BATCHES)
+
+ONE_BATCH_A_RUN = dg.BackfillPolicy.multi_run(1)
+"""Backfills start a run for each batch: one that fails leaves the others alone, and checks speak of one batch."""

@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dagster_project import checkpoints
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 evaluate_app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(checkpoints.app)
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML: resource name -> settings, such as `hands: {backend: hamer}`")
 ]
@@ -276,7 +279,8 @@ def evaluate(
     if pred is None and gt is None:
         from dagster_project.reports import metadata_of
 
-        result = _materialize("model", None, ["video_metrics", "isr_scores"], _read_config(config), verbose)
+        assets = ["video_metrics", "isr_scores", "leaderboard"]
+        result = _materialize("model", None, assets, _read_config(config), verbose)
         rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
         shown = "nothing judged" if rate is None else f"{rate:.2f}"
         console.print(f"ISR {shown}, judge {metadata_of(result, 'isr_scores', 'judge')}: {agreement}", highlight=False)
@@ -352,10 +356,17 @@ def demo(batch: Annotated[str, typer.Option(help="Name of the demo batch")] = "d
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 3000) -> None:
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 3000,
+    config: Annotated[Path | None, typer.Option(help="YAML as for `materialize`: the defaults of all runs")] = None,
+) -> None:
     """Open the Dagster UI and daemon on this machine (loopback only)."""
     from dagster_project.instance import dagster_home
+    from dagster_project.settings_file import CONFIG_ENV
 
+    if config is not None:
+        _read_config(config)
+        os.environ[CONFIG_ENV] = str(config.resolve())
     home = dagster_home()
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
     workspace = Path(__file__).parent.parent / "workspace.yaml"
@@ -365,17 +376,12 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 3000) -> N
 
 
 def _read_config(path: Path | None) -> dict[str, dict]:
-    if path is None:
-        return {}
-    import yaml
+    from dagster_project.settings_file import read_settings
 
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as e:
-        raise fail(f"{path}: {e}") from e
-    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
-        raise fail(f"{path} must map resource names to settings, such as hands: {{backend: hamer}}")
-    return values
+        return read_settings(path)
+    except ValueError as e:
+        raise fail(str(e)) from e
 
 
 def _materialize(

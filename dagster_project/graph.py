@@ -17,6 +17,7 @@ _COLOURS = {
     "training": "#f6e3bd",
     "tryon": "#f3d3d9",
     "evaluation": "#e2d8f0",
+    "promotion": "#cfd5f2",
 }
 
 

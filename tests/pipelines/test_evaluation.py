@@ -19,13 +19,14 @@ from models.features.lpips import LPIPS
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import encode_mask
 from pipelines.checkpoints.train import CheckpointMissing
-from pipelines.evaluation.isr import OVERALL, judge_checkpoint, make_judge, rates
+from pipelines.evaluation.isr import judge_checkpoint, make_judge
 from pipelines.evaluation.metrics import (
     NothingToEvaluate,
     PairedMeter,
     evaluate_checkpoint,
     evaluate_folders,
 )
+from pipelines.evaluation.rates import OVERALL, rates
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import (
