@@ -177,6 +177,9 @@ def judge_candidate(store: DeltaStore, candidate_id: str) -> Decision:
         raise PromotionError(f"Checkpoint {candidate_id} is not on the leaderboard: materialise leaderboard first")
     if candidate_id == now.current:
         return Decision(True, "it is the current checkpoint already")
+    if candidate_id in now.stack:
+        reason = f"it was current before and another took its place; `itryon rollback --to {candidate_id}` goes back"
+        return Decision(False, reason)
     if candidate_id in now.withdrawn:
         reason = f"it was rolled back; `itryon rollback --to {candidate_id}` brings it back"
         return Decision(False, reason)

@@ -137,7 +137,9 @@ def test_decisions_are_added_and_the_last_one_counts(board: DeltaStore):
     assert promote(board, "b2")[1]["previous_checkpoint_id"] == "a1"
     decision, row = promote(board, "b2")
     assert decision.promote and row == {}
-    assert [d["sequence"] for d in decisions(board)] == [1, 2, 3, 4, 5]
+    decision, _ = promote(board, "a1")
+    assert not decision.promote and "rollback --to a1" in decision.reason
+    assert [d["sequence"] for d in decisions(board)] == [1, 2, 3, 4, 5, 6]
     assert named_checkpoint(board, "current")["checkpoint_id"] == "b2"
     assert named_checkpoint(board, "latest")["checkpoint_id"] == "none"
 
