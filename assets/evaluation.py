@@ -64,8 +64,8 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
 @dg.asset(
     deps=["tryon_videos", "captions", "hands", "agnostic_masks"],
-    description="Whether each captioned interaction still happens in the try-on video, and the success rate "
-    "(ISR).\n\nThe rate comes with the kappa of the judge that gave it, from the newest `judge_report` of exactly this judge.",
+    description="Whether each captioned interaction still happens in the try-on video, and the success rate (ISR).\n\n"
+    "The rate comes with the kappa of the judge that gave it, from the newest `judge_report` of exactly this judge.",
     kinds={"deltalake", "opencv"},
     metadata=static_metadata(ISR_SCORES),
     required_resource_keys={"lake", "isr"},

@@ -12,9 +12,9 @@ from pipelines.store.studio_schemas import JUDGE_REPORTS, STUDIO_CLIPS, STUDIO_F
 
 @dg.asset(
     deps=["pose", "hands", "agnostic_masks", STUDIO_CLIPS.name, STUDIO_FRAMES.name],
-    description="The judge that `isr` names, on cases with known truth: interactions done, left undone, mimed, captioned "
-    "as another action, and asked for at a time when nothing happens. Accuracy, Cohen's kappa, confusion by action.\n\n"
-    "Needs a batch rendered with `undone`. Single verdicts are in the table `judge_cases`.",
+    description="The judge that `isr` names, on cases with known truth: interactions done, left undone, mimed, "
+    "captioned as another action, and asked for at a time when nothing happens. Accuracy, Cohen's kappa, confusion by "
+    "action.\n\nNeeds a batch rendered with `undone`. Single verdicts are in the table `judge_cases`.",
     partitions_def=video_batches,
     backfill_policy=ONE_BATCH_A_RUN,
     code_version=CODE_VERSION,

@@ -30,19 +30,6 @@ class HandContact:
 
 
 @dataclass(frozen=True)
-class ContactEvidence:
-    """The contact network's reading of both videos, side -> hand, with the source's hands and pose for both.
-
-    Attributes:
-        source: Of the source video.
-        result: Of the try-on video.
-    """
-
-    source: Mapping[str, HandContact]
-    result: Mapping[str, HandContact]
-
-
-@dataclass(frozen=True)
 class JudgeRequest:
     """One interaction of one try-on video, as sampled pictures.
 
@@ -58,7 +45,8 @@ class JudgeRequest:
         region: Shape (T, H, W), bool: where the garment may be (the agnostic mask).
         hands: For each picture, side -> keypoints (21, 2) in pixels of the pictures; only known hands.
         torso: Shape (T, 4, 2), shoulders and hips (left, right, left, right) in pixels, NaN where not known.
-        contact: For judges that ask for it, see `Judge.needs_contact`.
+        contact: Side -> what the contact network says of that hand in the source, over all frames of the result; for
+            judges that ask for it, see `Judge.needs_contact`.
     """
 
     action: str
@@ -72,7 +60,7 @@ class JudgeRequest:
     region: np.ndarray
     hands: list[dict[str, np.ndarray]]
     torso: np.ndarray
-    contact: ContactEvidence | None = None
+    contact: Mapping[str, HandContact] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.frames)

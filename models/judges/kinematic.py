@@ -1,9 +1,9 @@
 """The embedded judge: is the captioned action done in the source at that time, and does the result's cloth follow?
 
-The hands of a result are the source's own, so hand motion proves nothing. Two small logistic models answer two questions.
-`asked`: does the source show this action in this span? It reads the contact network's opinion and whether the source's
-cloth changes. `follows`: does the result's cloth do what the source's does? It reads how much, when and where the cloth
-next to the hand changes in both videos. The score is the product of both chances.
+The hands of a result are the source's own, so hand motion proves nothing. Two small logistic models answer two
+questions. `asked`: does the source show this action in this span? It reads the contact network's opinion and whether
+the source's cloth changes. `follows`: does the result's cloth do what the source's does? It reads how much, when and
+where the cloth next to the hand changes in both videos. The score is the product of both chances.
 
 Limits: both were fitted on rendered clips; where the source's cloth hardly changes (a hand that rubs a plain shirt)
 little can be told; and a change that the new garment cannot have (a zip on a pullover) counts as a failure.

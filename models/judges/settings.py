@@ -24,8 +24,8 @@ class KinematicJudgeSettings(BaseModel):
         0.5,
         gt=0,
         lt=1,
-        description="Score from which an interaction counts as done: the product of the chances that the source shows it "
-        "and that the result follows",
+        description="Score from which an interaction counts as done: the product of the chances that the source shows "
+        "it and that the result follows",
     )
 
 

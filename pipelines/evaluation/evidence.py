@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.judges.base import ContactEvidence, HandContact, Judge, JudgeRequest
+from models.judges.base import HandContact, Judge, JudgeRequest
 from pipelines.arrays import decode_mask
 from pipelines.captions.contact import ContactReader
 from pipelines.captions.spans import frames_of
@@ -35,19 +35,6 @@ _TORSO = (11, 12, 23, 24)
 """Left and right shoulder, left and right hip among MediaPipe's landmarks."""
 
 
-class _Shown(VideoTask):
-    """A video that is looked at in place of the one that its row names."""
-
-    def __init__(self, store: DeltaStore, row: dict[str, Any], path: Path):
-        super().__init__(store, row, 1, lambda frames: None)
-        self._path = path
-
-    @property
-    def path(self) -> Path:
-        """Local file with the video."""
-        return self._path
-
-
 class AnnotatedSource:
     """One source video with its annotations, read once for all that is judged of it.
 
@@ -55,15 +42,11 @@ class AnnotatedSource:
         store: The lake.
         row: Its row of `videos`.
         reader: The contact network, for judges that need its reading; None for others.
-        path: The video's file; by default the blob that the row names.
     """
 
-    def __init__(
-        self, store: DeltaStore, row: dict[str, Any], reader: ContactReader | None = None, path: Path | None = None
-    ):
+    def __init__(self, store: DeltaStore, row: dict[str, Any], reader: ContactReader | None = None):
         self._store, self.row, self._reader = store, row, reader
-        self.path = path or store.blobs.local_path(row["uri"])
-        self._read: dict[tuple[Path, int, int], dict[str, HandContact]] = {}
+        self.path = store.blobs.local_path(row["uri"])
 
     def request(
         self,
@@ -111,21 +94,17 @@ class AnnotatedSource:
             region=self._regions(wanted, width, height),
             hands=self._hands_at(wanted, scale),
             torso=self._torsos(wanted, scale),
-            contact=self.contact(result, offset, count) if judge.needs_contact else None,
+            contact=self.contact(offset, count) if judge.needs_contact else None,
         )
 
-    def contact(self, result: Path, offset: int, count: int) -> ContactEvidence:
-        """The contact network's reading of both videos, over the frames of the result.
+    def contact(self, offset: int, count: int) -> dict[str, HandContact]:
+        """Side -> the contact network's reading of the source, over the frames of the result.
 
         Raises:
             ValueError: The object was made without the network.
         """
-        source = self._reading(self.path, 0, self.row["num_frames"])
-        part = {
-            side: HandContact(h.touching[offset : offset + count], h.doing[offset : offset + count])
-            for side, h in source.items()
-        }
-        return ContactEvidence(part, self._reading(result, offset, count))
+        part = slice(offset, offset + count)
+        return {side: HandContact(h.touching[part], h.doing[part]) for side, h in self._contact.items()}
 
     # --- annotations ---
 
@@ -145,21 +124,16 @@ class AnnotatedSource:
         where = {"batch": self.row["batch"], "video_id": self.row["video_id"]}
         return self._store.read(TABLES[table], columns, where).combine_chunks()
 
-    def _reading(self, path: Path, offset: int, count: int) -> dict[str, HandContact]:
+    @cached_property
+    def _contact(self) -> dict[str, HandContact]:
         if self._reader is None:
             raise ValueError("the judge needs the contact network's reading, and the network was not loaded")
-        key = (path, offset, count)
-        if key not in self._read:
-            row = self.row | {
-                "num_frames": count,
-                "cut_frames": [c - offset for c in self.row.get("cut_frames") or () if 0 < c - offset < count],
-            }
-            pose, hands, masks = (_shifted(t, offset, count) for t in (self._pose, self._hands, self._masks))
-            tracks = build_tracks(pose, hands, count, row["fps"], (row["height"], row["width"]))
-            region = GarmentRegion(masks, frames_of(MASK_HOLD_S, tracks.fps))
-            found = self._reader.read(_Shown(self._store, row, path), tracks, region)
-            self._read[key] = {s: HandContact(c.touching, c.doing) for s, c in found.items()}
-        return self._read[key]
+        row = self.row
+        size = (row["height"], row["width"])
+        tracks = build_tracks(self._pose, self._hands, row["num_frames"], row["fps"], size)
+        region = GarmentRegion(self._masks, frames_of(MASK_HOLD_S, tracks.fps))
+        task = VideoTask(self._store, row, 1, lambda frames: None)
+        return {s: HandContact(c.touching, c.doing) for s, c in self._reader.read(task, tracks, region).items()}
 
     def _regions(self, frames: Sequence[int], width: int, height: int) -> np.ndarray:
         out = np.zeros((len(frames), height, width), bool)
@@ -188,23 +162,6 @@ def _at(table: pa.Table, frames: Sequence[int]) -> list[tuple[int, dict[str, Any
     place = {f: i for i, f in enumerate(frames)}
     rows = table.filter(pc.is_in(table["frame"], pa.array(sorted(place), pa.int32()))).to_pylist()
     return [(place[r["frame"]], r) for r in rows]
-
-
-def _shifted(table: pa.Table, offset: int, count: int) -> pa.Table:
-    """Rows of the frames [offset, offset + count), counted from 0, with times from 0."""
-    if offset == 0 and (table.num_rows == 0 or pc.max(table["frame"]).as_py() < count):
-        return table
-    frames = table["frame"]
-    inside = pc.and_(pc.greater_equal(frames, offset), pc.less(frames, offset + count))
-    table = table.filter(inside).combine_chunks()
-    place = table.schema.get_field_index("frame")
-    shifted = pc.subtract(table["frame"], pa.scalar(offset, pa.int32()))
-    table = table.set_column(place, table.schema.field(place), shifted)
-    if "time_s" in table.schema.names and table.num_rows:
-        place = table.schema.get_field_index("time_s")
-        times = pc.subtract(table["time_s"], pc.min(table["time_s"]))
-        table = table.set_column(place, table.schema.field(place), times)
-    return table
 
 
 def _pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:

@@ -1,20 +1,21 @@
-"""Judges on drawn scenes whose truth is known, and the vision-language judge against a stand-in endpoint."""
+"""The embedded judge and what it measures, on drawn scenes whose truth is known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from models.judges.base import JudgeRequest, sample_frames
-from models.judges.kinematic import KinematicJudge
-from models.judges.vlm import VlmJudge
-from models.vlm.client import ChatClient
-from models.vlm.settings import ChatSettings
-from tests.chat_endpoint import ListedAnswers
+from models.contact.network import CLASSES, REST
+from models.judges.base import HandContact, JudgeRequest, Verdict, sample_frames
+from models.judges.kinematic import KinematicJudge, frames_to_measure
+from models.judges.measures.features import cloth_measures, contact_measures
+from models.judges.measures.logistic import fit_logistic, read_models, write_models
+from models.judges.settings import KinematicJudgeSettings
 
 HEIGHT, WIDTH, FRAMES, START, END = 144, 120, 40, 12, 30
 
@@ -62,10 +63,32 @@ def scene(
     return np.stack(pictures), np.stack(regions), hands, np.stack(torsos)
 
 
-def request(result: np.ndarray, source: np.ndarray, region: np.ndarray, hands: list, torso: np.ndarray) -> JudgeRequest:
-    frames = KinematicJudge().frames(START, END, FRAMES, 15)
+def contact_of(does: str | None, when: tuple[int, int] = (START, END)) -> dict[str, HandContact]:
+    """What a sure contact network says: the right hand does something in a span, the left one nothing."""
+    out = {}
+    for side in ("left", "right"):
+        touching, doing = np.full(FRAMES, 0.02), np.full((FRAMES, len(CLASSES)), 0.02)
+        doing[:, REST] = 0.88
+        if side == "right" and does is not None:
+            touching[when[0] : when[1]] = 0.95
+            doing[when[0] : when[1]] = 0.02
+            doing[when[0] : when[1], CLASSES.index(does)] = 0.88
+        out[side] = HandContact(touching, doing)
+    return out
+
+
+def request(
+    result: np.ndarray,
+    source: np.ndarray,
+    region: np.ndarray,
+    hands: list,
+    torso: np.ndarray,
+    action: str = "operate_zipper",
+    contact: dict[str, HandContact] | None = None,
+) -> JudgeRequest:
+    frames = frames_to_measure(KinematicJudgeSettings(), START, END, FRAMES, 15)
     return JudgeRequest(
-        "operate_zipper",
+        action,
         "The person opens the zip with the right hand.",
         15,
         START,
@@ -76,65 +99,86 @@ def request(result: np.ndarray, source: np.ndarray, region: np.ndarray, hands: l
         region[frames],
         [hands[f] for f in frames],
         torso[frames],
+        contact_of("operate_zipper") if contact is None else contact,
     )
 
 
 SOURCE_COLOUR, RESULT_COLOUR = (70, 80, 140), (150, 60, 60)
 
 
-def judged(result_opens: tuple[int, int] | None, where: int = 60, seed: int = 0, sway: float = 0.0) -> Any:
+def measured(result_opens: tuple[int, int] | None, where: int = 60, seed: int = 0, sway: float = 0.0) -> dict:
     source, region, hands, torso = scene((START, END), SOURCE_COLOUR, seed=seed, sway=sway)
     result = scene(result_opens, RESULT_COLOUR, where, seed + 100, sway)[0]
-    return KinematicJudge().judge(request(result, source, region, hands, torso))
+    return cloth_measures(request(result, source, region, hands, torso), KinematicJudgeSettings())
+
+
+def judged(result_opens: tuple[int, int] | None, seed: int = 0, sway: float = 0.0, **asked: Any) -> Verdict:
+    source, region, hands, torso = scene((START, END), SOURCE_COLOUR, seed=seed, sway=sway)
+    result = scene(result_opens, RESULT_COLOUR, 60, seed + 100, sway)[0]
+    return KinematicJudge().judge(request(result, source, region, hands, torso, **asked))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("sway", [0.0, 4.0])
-def test_done_in_another_garment_is_a_success(seed: int, sway: float) -> None:
-    verdict = judged((START, END), seed=seed, sway=sway)
-    assert verdict.success is True, verdict.rationale
-    assert verdict.score > 0.6
+def test_cloth_that_follows_is_told_from_still_cloth(seed: int, sway: float) -> None:
+    done, still = measured((START, END), seed=seed, sway=sway), measured(None, seed=seed, sway=sway)
+    assert abs(done["change_kept"]) < 0.8 and still["change_kept"] < -1.2
+    assert done["slope"] > 0.5 > still["slope"]
+    assert done["in_time"] > 0.7 and done["in_place"] > 0.7
+    assert done["source_change"] == pytest.approx(still["source_change"])
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("sway", [0.0, 4.0])
-def test_pantomime_is_a_failure(seed: int, sway: float) -> None:
-    verdict = judged(None, seed=seed, sway=sway)
-    assert verdict.success is False, verdict.rationale
-    assert verdict.score < 0.3
-
-
-def test_change_of_the_whole_picture_is_no_interaction() -> None:
+def test_change_of_the_whole_picture_is_no_change_next_to_the_hand() -> None:
     source, region, hands, torso = scene((START, END), SOURCE_COLOUR)
     still = scene(None, RESULT_COLOUR, seed=3)[0].astype(float)
     lit = np.clip(still * np.linspace(1, 1.4, FRAMES)[:, None, None, None], 0, 255).astype(np.uint8)
-    assert KinematicJudge().judge(request(lit, source, region, hands, torso)).success is False
+    found = cloth_measures(request(lit, source, region, hands, torso), KinematicJudgeSettings())
+    assert found["change_kept"] < -1
 
 
 @pytest.mark.parametrize("opens", [(2, 9), (END + 4, END + 8)])
-def test_change_at_the_wrong_time_is_a_failure(opens: tuple[int, int]) -> None:
-    verdict = judged(opens)
-    assert verdict.success is False, verdict.rationale
+def test_change_at_another_time_or_place_is_seen(opens: tuple[int, int]) -> None:
+    right, early, aside = measured((START, END)), measured(opens), measured((START, END), where=88)
+    assert early["in_time"] < right["in_time"] - 0.3
+    assert aside["in_place"] < right["in_place"] - 0.3
 
 
-def test_change_at_the_wrong_place_is_a_failure() -> None:
-    verdict = judged((START, END), where=88)
-    assert verdict.success is False, verdict.rationale
+def test_contact_measures_read_span_and_action() -> None:
+    parts = scene((START, END), SOURCE_COLOUR)
+    asked = {
+        name: contact_measures(request(parts[0], *parts, action=action, contact=contact))
+        for name, action, contact in (
+            ("right", "operate_zipper", contact_of("operate_zipper")),
+            ("other", "adjust_collar", contact_of("operate_zipper")),
+            ("nothing", "operate_zipper", contact_of(None)),
+            ("early", "operate_zipper", contact_of("operate_zipper", (0, 6))),
+        )
+    }
+    assert asked["right"]["margin"] > 2 > -2 > asked["other"]["margin"]
+    assert asked["right"]["acting"] == asked["other"]["acting"] > 0 > asked["nothing"]["acting"]
+    assert asked["right"]["acting_share"] > 0.9 and asked["early"]["acting_share"] < 0.2
+    assert asked["early"]["acting_outside"] > asked["right"]["acting_outside"]
+    with pytest.raises(ValueError, match="contact network"):
+        contact_measures(dataclasses.replace(request(parts[0], *parts), contact=None))
 
 
-def test_source_that_shows_nothing_is_no_verdict() -> None:
-    source, region, hands, torso = scene(None, SOURCE_COLOUR)
-    for result in (source, scene((START, END), RESULT_COLOUR, seed=4)[0]):
-        verdict = KinematicJudge().judge(request(result, source, region, hands, torso))
-        assert verdict.success is None and verdict.score is None
-        assert "too little to tell" in verdict.rationale
+@pytest.mark.parametrize("sway", [0.0, 4.0])
+def test_embedded_judge_on_drawn_scenes(sway: float) -> None:
+    done = judged((START, END), sway=sway)
+    assert done.success is True and done.score > 0.5 and done.votes == [True], done.rationale
+    for verdict in (
+        judged(None, sway=sway),
+        judged((START, END), sway=sway, action="adjust_collar"),
+        judged((START, END), sway=sway, contact=contact_of(None)),
+    ):
+        assert verdict.success is False and verdict.score < 0.5, verdict.rationale
 
 
 def test_no_hand_is_no_verdict() -> None:
     source, region, _, torso = scene((START, END), SOURCE_COLOUR)
     verdict = KinematicJudge().judge(request(source, source, region, [{} for _ in range(FRAMES)], torso))
     assert verdict.success is None and verdict.score is None
-    assert "hand is known in 0%" in verdict.rationale
+    assert "hand is known in none" in verdict.rationale
 
 
 def test_no_cloth_is_no_verdict() -> None:
@@ -158,49 +202,30 @@ def test_sampled_frames_cover_span_and_context() -> None:
     assert sample_frames(0, 3, 3, 5, 8).tolist() == [0, 1, 2]
 
 
-@pytest.fixture
-def endpoint() -> Iterator[ListedAnswers]:
-    with ListedAnswers() as server:
-        yield server
+def test_digest_tells_judges_apart() -> None:
+    same, other = KinematicJudge(), KinematicJudge(KinematicJudgeSettings(min_score=0.4))
+    assert same.digest == KinematicJudge().digest != other.digest
+    assert same.fitted_on and same.needs_contact
 
 
-def ask(endpoint: ListedAnswers, answers: list[Any]) -> Any:
-    endpoint.answers = answers
-    settings = ChatSettings(
-        base_url=endpoint.url, model="test-vl", api_key_env=None, max_retries=0, answer_attempts=1, timeout_s=5
+def test_weights_that_are_missing_say_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="restore it"):
+        KinematicJudge(weights=tmp_path / "none.json")
+
+
+def test_logistic_finds_what_made_the_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 3)) * [1, 5, 1] + [0, 2, 0]
+    truth = rng.random(4000) < 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.2 * (x[:, 1] - 2))))
+    rows = [dict(zip("abc", r)) for r in x]
+    model = fit_logistic(rows, truth, "abc", penalty=0.1)
+    slope = np.array(model.weight) / model.scale
+    assert slope == pytest.approx([1.5, -0.2, 0], abs=0.15)
+    assert model.probability({"a": float("nan"), "b": float("nan"), "c": 0.0}) == pytest.approx(
+        model.probability({"a": model.mean[0], "b": model.mean[1], "c": 0.0})
     )
-    source, region, hands, torso = scene(None, SOURCE_COLOUR)
-    return VlmJudge(ChatClient(settings)).judge(request(source, source, region, hands, torso))
-
-
-def vote(success: bool, confidence: float = 0.9) -> str:
-    return f'{{"rationale": "Seen {success}.", "success": {str(success).lower()}, "confidence": {confidence}}}'
-
-
-def test_majority_of_votes_decides(endpoint: ListedAnswers) -> None:
-    verdict = ask(endpoint, [vote(True), vote(False, 0.6), vote(True)])
-    assert verdict.success is True
-    assert verdict.votes == [True, False, True]
-    assert verdict.score == pytest.approx((0.9 + 0.4 + 0.9) / 3)
-    assert "2 of 3" in verdict.rationale and "Seen True." in verdict.rationale
-    assert (verdict.prompt_tokens, verdict.completion_tokens) == (300, 21)
-    assert [r["seed"] for r in endpoint.requests] == [0, 1, 2]
-    content = endpoint.requests[0]["messages"][-1]["content"]
-    assert "opens the zip" in content[0]["text"] and "t = 0.80 s to t = 2.00 s" in content[0]["text"]
-
-
-def test_nonsense_and_a_tie_are_no_verdict(endpoint: ListedAnswers) -> None:
-    verdict = ask(endpoint, [vote(True), "perhaps", vote(False)])
-    assert verdict.success is None and verdict.score is None
-    assert "1 of 2 votes" in verdict.rationale
-    assert verdict.prompt_tokens == 300
-    verdict = ask(endpoint, ["perhaps", vote(True), "perhaps"])
-    assert verdict.success is None
-    assert "no JSON object" in verdict.rationale
-
-
-def test_dead_endpoint_is_no_verdict_and_asked_once(endpoint: ListedAnswers) -> None:
-    verdict = ask(endpoint, [500])
-    assert verdict.success is None
-    assert "500" in verdict.rationale
-    assert len(endpoint.requests) == 1
+    write_models(tmp_path / "m.json", {"one": model}, {"clips": ["1"]})
+    models, notes = read_models(tmp_path / "m.json")
+    assert models == {"one": model} and notes == {"clips": ["1"]}
+    with pytest.raises(ValueError, match="one class"):
+        fit_logistic(rows[:5], [True] * 5, "abc")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
 
 from models.features.lpips import LPIPS
+from models.judges import JUDGES
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import encode_mask
 from pipelines.checkpoints.train import CheckpointMissing
@@ -40,6 +44,7 @@ from pipelines.store.schemas import (
     VIDEOS,
     TableSpec,
 )
+from pipelines.store.studio_schemas import JUDGE_REPORTS
 from pipelines.video import VideoReader, VideoWriter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -155,7 +160,8 @@ def tryon_lake(lake: DeltaStore, tmp_path: Path) -> DeltaStore:
     source = lake.blobs.put_file(write(tmp_path / "source.mp4", frames))
     result = lake.blobs.put_file(write(tmp_path / "result.mp4", frames[5:25]))
     video = {"batch": "b", "video_id": "v", "fingerprint": "f"}
-    put(lake, VIDEOS, [video | {"source_path": "source.mp4", "uri": source, "status": "ok"}])
+    known = {"width": 96, "height": 64, "fps": 15.0, "num_frames": 30, "cut_frames": []}
+    put(lake, VIDEOS, [video | known | {"source_path": "source.mp4", "uri": source, "status": "ok"}])
     tryon = {"checkpoint_id": "c", "video_id": "v", "garment_id": "g", "start_frame": 5, "num_frames": 20}
     tryon |= {"record": "{}", "created_at": NOW, "status": "ok", "uri": result}
     put(
@@ -217,6 +223,7 @@ class Recorder(Judge):
     """Says yes, and keeps what it was asked."""
 
     name = "recorder 1"
+    digest = "0123456789abcdef"
     picture_height = 32
 
     def __init__(self) -> None:
@@ -250,6 +257,14 @@ def test_judge_sees_the_same_frames_of_source_and_result(tryon_lake: DeltaStore)
     assert by_id["paired"]["success"] is not None or by_id["unpaired"]["success"] is not None
     judged = [r for r in table if r["success"]]
     assert len(judged) == 1 and judged[0]["votes"] == [True] and judged[0]["judge"] == "recorder 1"
+    assert judged[0]["judge_digest"] == judge.digest and judged[0]["judge_kappa"] is None
+    assert judged[0]["frames"] == [5, 7, 9, 11]
+    evidence = np.asarray(Image.open(tryon_lake.blobs.local_path(judged[0]["evidence_uri"])).convert("RGB"))
+    # Two rows of four pictures, 225 x 150 each, with green edges: all four lie in the span.
+    assert evidence.shape[0] > 2 * 150 and evidence.shape[1] > 4 * 225
+    assert (np.abs(evidence.astype(int) - (0, 158, 115)).sum(-1) < 60).sum() > 8 * 2 * 3 * 200
+    assert by_id["failed"]["frames"] == [] and by_id["failed"]["evidence_uri"] is None
+    assert "never validated" in report.validation.text
     assert any("RuntimeError: broken" in r["rationale"] for r in table)
     assert "no person" in by_id["failed"]["rationale"]
     overall = report.rates[0]
@@ -260,9 +275,29 @@ def test_judge_sees_the_same_frames_of_source_and_result(tryon_lake: DeltaStore)
 
 def test_embedded_judge_runs_on_the_lake(tryon_lake: DeltaStore) -> None:
     report = judge_checkpoint(tryon_lake, IsrSettings(), checkpoint_id="c")
-    assert report.judge == make_judge(IsrSettings()).name
+    assert report.judge == make_judge(IsrSettings(), tryon_lake).name
     assert all(r["rationale"] for r in report.rows)
     assert not any("Error" in r["rationale"] for r in report.rows)
+
+
+def test_kappa_of_the_judge_comes_along(tryon_lake: DeltaStore) -> None:
+    judge = Recorder()
+    row = {"batch": "held", "judge_digest": judge.digest, "judge": judge.name, "pictures": "rendered", "run_id": ""}
+    row |= {"metric": "kappa", "split": "all", "value": 0.8, "low": 0.7, "high": 0.9, "num_cases": 90, "num_clips": 30}
+    row |= {"held_back": True, "created_at": NOW}
+    put(tryon_lake, JUDGE_REPORTS, [row, row | {"pictures": "nano", "value": 0.6}])
+    put(tryon_lake, JUDGE_REPORTS, [row | {"judge_digest": "other", "value": 0.1}])
+    report = judge_checkpoint(tryon_lake, checkpoint_id="c", judge=judge)
+    assert {r["judge_kappa"] for r in tryon_lake.read(ISR_SCORES).to_pylist()} == {0.8}
+    assert "kappa 0.80 (0.70 to 0.90) on 90 rendered results, kappa 0.60" in report.validation.text
+
+
+def test_any_module_of_the_package_is_a_judge() -> None:
+    assert {"kinematic", "vlm", "local_vlm"} <= set(JUDGES)
+    for name in JUDGES:
+        assert callable(import_module(f"models.judges.{name}").make)
+    with pytest.raises(ValidationError, match="there is no judge 'magic'; there are"):
+        IsrSettings(judge="magic")
 
 
 def test_nothing_to_judge_says_so(tryon_lake: DeltaStore) -> None:

@@ -64,6 +64,21 @@ def test_every_table_is_created_with_documented_columns(store):
         assert store.version(spec) == 0
 
 
+def test_a_column_of_a_later_release_is_added_to_an_older_table(store):
+    fields = [f for f in CAPTIONS.schema if f.name != "handedness"]
+    older = dataclasses.replace(CAPTIONS, schema=pa.schema(fields))
+    store.ensure_tables([older])
+    store.replace(older, caption_rows("a", ["old"]).select(older.schema.names), {"batch": "a"}, Commit())
+    store.ensure_tables([CAPTIONS])
+    version = store.version(CAPTIONS)
+    store.ensure_tables([CAPTIONS])
+    assert store.version(CAPTIONS) == version
+    new = caption_rows("b", ["new"]).to_pylist()[0] | {"handedness": "left"}
+    store.replace(CAPTIONS, pa.Table.from_pylist([new], CAPTIONS.schema), {"batch": "b"}, Commit())
+    rows = {r["text"]: r["handedness"] for r in store.read(CAPTIONS).to_pylist()}
+    assert rows == {"old": None, "new": "left"}
+
+
 def test_replacing_one_batch_leaves_the_others(store):
     store.replace(CAPTIONS, caption_rows("a", ["one", "two"]), {"batch": "a"}, Commit("run-1", "3"))
     store.replace(CAPTIONS, caption_rows("b", ["three"]), {"batch": "b"}, Commit())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -19,7 +20,7 @@ from pipelines.store import DeltaStore
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
 from pipelines.studio.batch import render_batch
-from pipelines.studio.clip import read_record, render_clip
+from pipelines.studio.clip import read_record, render_clip, settings_digest
 from pipelines.studio.depth import read_depth
 from pipelines.studio.load import load_truth
 from pipelines.studio.plan import plan_clip
@@ -219,3 +220,37 @@ def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path):
     with pytest.raises(FileExistsError, match="no studio batch"):
         render_batch(SMALL, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.mp4"]
+
+
+def test_undone_is_the_other_garment_left_alone(tmp_path):
+    settings = SMALL.model_copy(update={"clips": 1, "undone": True, "actions": ["operate_zipper"], "workers": 1})
+    record = render_clip(settings, 0, tmp_path)
+    assert record["undone"] == "truth/clip_00000.undone.mp4"
+    frames = {}
+    for name in ("counterfactual", "undone"):
+        with VideoReader(tmp_path / record[name]) as reader:
+            frames[name] = np.stack([f.rgb for f in reader.frames()]).astype(int)
+    (span,) = record["spans"]
+    apart = (np.abs(frames["counterfactual"] - frames["undone"]).max(-1) > 40).mean((1, 2))
+    before, end = apart[: span["start_frame"]], apart[span["end_frame"] - 1]
+    # Up to the action both are the same video, up to what the encoder leaves; a zip that was pulled stays so.
+    assert before.max() < 0.001 and end > 0.005 and apart[-1] > 0.005
+    without = render_clip(settings.model_copy(update={"undone": False}), 0, tmp_path / "without")
+    assert without["undone"] is None and without["spans"] == record["spans"]
+    with pytest.raises(ValidationError, match="needs counterfactual"):
+        StudioSettings(undone=True, counterfactual=False)
+
+
+def test_younger_settings_at_their_defaults_keep_older_clips_whole():
+    known = json.loads(json.dumps(SMALL.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})))
+    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share")}
+    assert settings_digest(SMALL) == hashlib.sha256(json.dumps(["1", old], sort_keys=True).encode()).hexdigest()[:16]
+    changed = [SMALL.model_copy(update=u) for u in ({"undone": True}, {"pantomime_share": 0.5})]
+    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 3
+
+
+def test_share_of_pantomime_is_kept():
+    for share in (0.0, 0.5, 1.0):
+        settings = StudioSettings(interaction_share=0.0, pantomime_share=share)
+        shown = [plan_clip(settings, i).performance for i in range(200)]
+        assert abs(shown.count("pantomime") / 200 - share) < 0.03

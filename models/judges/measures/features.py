@@ -13,6 +13,7 @@ import numpy as np
 from models.contact.network import CLASSES, REST
 from models.judges.base import HandContact, JudgeRequest
 from models.judges.measures.cloth import ClothChange, agreement, aligned, cloth_and_neighbourhood, cloth_change
+from models.judges.measures.structure import structure_measures
 from models.judges.settings import KinematicJudgeSettings
 
 _SURE = 1e-3
@@ -27,7 +28,7 @@ def contact_measures(request: JudgeRequest) -> dict[str, float]:
     """
     if request.contact is None:
         raise ValueError("the request brings no reading of the contact network")
-    source, result = request.contact.source, request.contact.result
+    source = request.contact
     span = slice(request.start, request.end)
     acting = {s: _acting(h) for s, h in source.items()}
     side = max(acting, key=lambda s: float(acting[s][span].sum()))
@@ -40,7 +41,6 @@ def contact_measures(request: JudgeRequest) -> dict[str, float]:
     classes = [c for c in CLASSES if c != CLASSES[REST]]
     own = named[classes.index(request.action)] if request.action in classes else _SURE
     rival = max(v for c, v in zip(classes, named) if c != request.action)
-    done = max(float(_acting(h)[span].mean()) for h in result.values())
     return {
         "acting": _logit(float(mine[span].mean())),
         "acting_peak": _logit(float(np.quantile(mine[span], 0.8))),
@@ -49,8 +49,6 @@ def contact_measures(request: JudgeRequest) -> dict[str, float]:
         "acting_share": float(mine[span].sum() / (mine.sum() + 0.5)),
         "named": float(np.log(own)),
         "margin": float(np.log(own) - np.log(rival)),
-        "result_acting": _logit(done),
-        "acting_lost": _logit(done) - _logit(float(mine[span].mean())),
     }
 
 
@@ -90,7 +88,7 @@ def cloth_measures(request: JudgeRequest, settings: KinematicJudgeSettings) -> d
 
 def measure(request: JudgeRequest, settings: KinematicJudgeSettings) -> Mapping[str, float]:
     """All measures of a request that brings the contact network's reading."""
-    return contact_measures(request) | cloth_measures(request, settings)
+    return contact_measures(request) | cloth_measures(request, settings) | structure_measures(request)
 
 
 def _slope(result: ClothChange, source: ClothChange) -> float:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -147,7 +148,8 @@ def clip_cases(clip: dict[str, Any], spans: list[Span], num_frames: int, fps: fl
     others = sorted(set(ACTIONS_OF[garment]) - {action})
     other = replace(script, action=others[clip["seed"] % len(others)])
     yield case(WRONG_ACTION, other, span, clip["counterfactual_uri"], action)
-    if (free := free_span(spans, num_frames, span[1] - span[0])) and free[1] - free[0] >= _SHORTEST_S * fps:
+    least = math.ceil(_SHORTEST_S * fps)
+    if (free := free_span(spans, num_frames, max(least, span[1] - span[0]))) and free[1] - free[0] >= least:
         yield case(WRONG_TIME, script, free, clip["counterfactual_uri"], action)
 
 

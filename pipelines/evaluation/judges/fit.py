@@ -29,7 +29,7 @@ from pipelines.store import DeltaStore
 
 ASKED = ("acting", "acting_share", "touching", "named", "margin", "source_change")
 """Measures that the model `asked` reads."""
-FOLLOWS = ("change_kept", "result_change", "in_time", "in_place", "slope", "acting_lost")
+FOLLOWS = ("change_kept", "in_time", "in_place", "edges_kept", "own_edges_kept")
 """Measures that the model `follows` reads."""
 
 

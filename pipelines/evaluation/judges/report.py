@@ -94,11 +94,11 @@ def evaluate_judge(
     judge = judge or make_judge(isr, store, cache_dir)
     seeds = {str(c.seed) for _, cases in found for c in cases}
     report = JudgeReport(batch, judge.name, judge.digest, not seeds & judge.fitted_on, len(found))
-    total = len(settings.pictures) * sum(len(cases) for _, cases in found)
-    answers: dict[str, list[Answer]] = {p: [] for p in settings.pictures}
+    total = len(settings.looks) * sum(len(cases) for _, cases in found)
+    answers: dict[str, list[Answer]] = {p: [] for p in settings.looks}
     same = {"batch": batch, "judge_digest": judge.digest, "judge": judge.name}
     stamp = {"created_at": datetime.now(UTC), "run_id": commit.run_id}
-    for clip, pictures, case, request in requests(store, judge, found, settings.pictures):
+    for clip, pictures, case, request in requests(store, judge, found, settings.looks):
         verdict, frames = _verdict(judge, request)
         answers[pictures].append(Answer(clip, case.kind, case.action, case.expected, verdict.success))
         report.cases.append(

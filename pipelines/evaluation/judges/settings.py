@@ -18,12 +18,16 @@ class JudgeReportSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    pictures: list[Pictures] = Field(
-        ["rendered", "nano"],
-        min_length=1,
+    pictures: Literal["both", "rendered", "nano"] = Field(
+        "both",
         description="rendered: results as sharp as they were rendered. nano: after the nano autoencoder at its size "
         "and back, as the embedded checkpoint's results look at best",
     )
     most_clips: int | None = Field(
         None, ge=1, description="Use that many clips of the batch only: each costs about four questions, twice"
     )
+
+    @property
+    def looks(self) -> tuple[Pictures, ...]:
+        """What results are to look like, in order."""
+        return ("rendered", "nano") if self.pictures == "both" else (self.pictures,)
