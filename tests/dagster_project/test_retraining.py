@@ -250,7 +250,8 @@ def test_a_file_of_settings_reaches_the_sensor(lake, tmp_path: Path, monkeypatch
     assert defs.get_repository_def().get_schedule_def("retraining_schedule").cron_schedule == "5 4 * * 1"
     add_clips(lake, "b1", 50)
     with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_sensor_context(instance=instance, definitions=defs)
+        resources = {k: defs.resources[k] for k in ("lake", "retraining", "training_set")}
+        context = dg.build_sensor_context(instance=instance, resources=resources)
         (request,) = retraining_sensor(context).run_requests
     assert request.run_config["resources"]["tryon"]["config"]["batches"] == ["held"]
     file.write_text("hand: {backend: hamer}")
