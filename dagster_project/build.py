@@ -66,22 +66,22 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
         ),
         **{key: settings_resource(model).configure_at_launch(**values.get(key, {})) for key, model in SETTINGS.items()},
     }
-    definitions = dg.Definitions(
-        assets=[
-            studio,
-            ingest,
-            *annotation_assets,
-            annotator_report,
-            judge_report,
-            *training_assets,
-            *tryon_assets,
-            *evaluation_assets,
-            *promotion_assets,
-        ],
+    assets = [
+        studio,
+        ingest,
+        *annotation_assets,
+        annotator_report,
+        judge_report,
+        *training_assets,
+        *tryon_assets,
+        *evaluation_assets,
+        *promotion_assets,
+    ]
+    return dg.Definitions(
+        assets=dg.map_asset_specs(with_freshness, assets),
         jobs=all_jobs,
         asset_checks=alert_checks,
         sensors=[landing_zone, retraining_sensor],
         schedules=[retraining_schedule(RetrainingSettings.model_validate(values.get("retraining", {})).cron)],
         resources={**resources, **(overrides or {})},
     )
-    return definitions.map_resolved_asset_specs(func=with_freshness)

@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project.jobs import retrain
-from dagster_project.resources import LakeResource, SettingsResource
+from dagster_project.resources import LakeResource
 from pipelines.stage import digest
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import CLIPS, PROMOTIONS, TRAINING_SETS
@@ -86,8 +86,8 @@ def request_retraining(
 def retraining_sensor(
     context: dg.SensorEvaluationContext,
     lake: LakeResource,
-    retraining: dg.ResourceParam[SettingsResource],
-    training_set: dg.ResourceParam[SettingsResource],
+    retraining: dg.ResourceParam[Any],
+    training_set: dg.ResourceParam[Any],
 ) -> dg.SensorResult | dg.SkipReason:
     """Request the retraining that is due. The cursor only saves work: what it says was found not to be due."""
     store, settings, filters = lake.store(), retraining.build(), training_set.build()
@@ -117,8 +117,8 @@ def retraining_schedule(cron: str) -> dg.ScheduleDefinition:
     def _schedule(
         context: dg.ScheduleEvaluationContext,
         lake: LakeResource,
-        retraining: dg.ResourceParam[SettingsResource],
-        training_set: dg.ResourceParam[SettingsResource],
+        retraining: dg.ResourceParam[Any],
+        training_set: dg.ResourceParam[Any],
     ) -> dg.RunRequest | dg.SkipReason:
         settings = retraining.build().model_copy(update={"min_new_clips": 1})
         try:

@@ -177,7 +177,13 @@ def test_a_failed_batch_is_not_waited_for(daemon, lake):
     assert request.run_config["resources"]["training_set"]["config"]["batches"] == ["b1"]
 
 
-def test_the_schedule_takes_any_new_clip_and_shares_the_cause(daemon, lake):
+def test_the_schedule_takes_any_new_clip_and_shares_the_cause(lake, tmp_path: Path):
+    # The context of a schedule opens its instance anew, which one in memory does not allow.
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        shares_the_cause(Daemon(lake, instance), lake)
+
+
+def shares_the_cause(daemon: Daemon, lake: DeltaStore) -> None:
     schedule = retraining_schedule("0 3 * * *")
 
     def look():
