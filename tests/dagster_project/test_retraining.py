@@ -179,6 +179,7 @@ def test_a_failed_batch_is_not_waited_for(daemon, lake):
 
 def test_the_schedule_takes_any_new_clip_and_shares_the_cause(lake, tmp_path: Path):
     # The context of a schedule opens its instance anew, which one in memory does not allow.
+    (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         shares_the_cause(Daemon(lake, instance), lake)
 
@@ -187,15 +188,15 @@ def shares_the_cause(daemon: Daemon, lake: DeltaStore) -> None:
     schedule = retraining_schedule("0 3 * * *")
 
     def look():
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             instance=daemon.instance,
             resources={
                 "lake": LakeResource(root=lake.root),
                 "retraining": settings_resource(RetrainingSettings)(**SETTINGS.model_dump()),
                 "training_set": settings_resource(TrainingSetSettings)(),
             },
-        )
-        return schedule(context)
+        ) as context:
+            return schedule(context)
 
     assert isinstance(look(), dg.SkipReason)
     add_clips(lake, "b1", 1)

@@ -59,10 +59,15 @@ class Release:
             "agnostic_masks": Entry("agnostic_masks", *rest, ("pose",), "Masks", FakeMasks, masks),
         }
         self.assets = [annotation_asset(e) for e in self.entries.values()]
+        self.resources = {
+            "lake": LakeResource(root=store.root),
+            "workers": settings_resource(WorkerSettings)(workers=1),
+            **dict.fromkeys(NAMES, settings_resource(FakeSettings)()),
+        }
 
     def stale(self, instance: dg.DagsterInstance) -> dict[str, set[str]]:
         """Assets that Dagster shows as stale -> what of."""
-        graph = dg.Definitions(assets=self.assets).resolve_asset_graph()
+        graph = dg.Definitions(assets=self.assets, resources=self.resources).resolve_asset_graph()
         resolver = CachingStaleStatusResolver(instance, graph, instance)
         keys = {n: dg.AssetKey(n) for n in NAMES}
         return {
@@ -77,15 +82,7 @@ class Release:
 
     def run(self, instance: dg.DagsterInstance) -> dict[str, int]:
         """Materialise both; videos that were done again, by asset."""
-        settings = settings_resource(FakeSettings)()
-        workers = settings_resource(WorkerSettings)(workers=1)
-        resources = {"lake": LakeResource(root=self.store.root), "workers": workers}
-        result = dg.materialize(
-            self.assets,
-            partition_key=BATCH,
-            instance=instance,
-            resources=resources | dict.fromkeys(NAMES, settings),
-        )
+        result = dg.materialize(self.assets, partition_key=BATCH, instance=instance, resources=self.resources)
         out = {}
         for name in NAMES:
             (event,) = result.asset_materializations_for_node(name)
