@@ -8,6 +8,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from pydantic import BaseModel
 
 from assets.annotations import annotation_asset
@@ -68,7 +69,7 @@ class Release:
     def stale(self, instance: dg.DagsterInstance) -> dict[str, set[str]]:
         """Assets that Dagster shows as stale -> what of."""
         graph = dg.Definitions(assets=self.assets, resources=self.resources).resolve_asset_graph()
-        resolver = CachingStaleStatusResolver(instance, graph, instance)
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
         keys = {n: dg.AssetKey(n) for n in NAMES}
         return {
             n: {c.category.value for c in resolver.get_stale_causes(k, BATCH)}
