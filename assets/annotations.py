@@ -6,7 +6,7 @@ They differ only in what `pipelines.registry` says of them, so one factory decla
 import dagster as dg
 
 from assets.metadata import check_results, check_specs, picture, stage_metadata, static_metadata
-from assets.partitions import video_batches
+from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import stage_progress
 from pipelines.checks import STAGE_CHECKS, check_stage
 from pipelines.registry import STAGES, StageEntry
@@ -25,6 +25,7 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
         name=entry.name,
         description=f"{entry.title}.\n\nOne row: {spec.description.lower()}.",
         partitions_def=video_batches,
+        backfill_policy=ONE_BATCH_A_RUN,
         deps=["videos", *(["garments"] if entry.name == "clips" else []), *entry.inputs],
         code_version=entry.code_version,
         kinds={"deltalake", _KINDS[entry.name]},

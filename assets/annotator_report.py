@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.metadata import picture, static_metadata, table_metadata
-from assets.partitions import video_batches
+from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import steps_progress
 from pipelines.evaluation.annotators.settings import CODE_VERSION
 from pipelines.store import Commit
@@ -21,6 +21,7 @@ from pipelines.store.studio_schemas import ANNOTATOR_REPORTS, STUDIO_CLIPS, STUD
     description="Pose, hands, masks and captions of a rendered batch against its truth, overall and by what the videos "
     "show, with the goals that are met.\n\nNeeds a batch rendered without labels, so that annotators had to find them.",
     partitions_def=video_batches,
+    backfill_policy=ONE_BATCH_A_RUN,
     code_version=CODE_VERSION,
     group_name="studio",
     kinds={"deltalake", "opencv"},

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.metadata import check_results, check_specs, picture, static_metadata, table_metadata
-from assets.partitions import video_batches
+from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import stage_progress
 from pipelines.checks import VIDEO_CHECKS, check_videos
 from pipelines.ingest.settings import CODE_VERSION
@@ -41,6 +41,7 @@ _COMMON: dict[str, Any] = {
         ),
     ],
     check_specs=check_specs("videos", VIDEO_CHECKS),
+    backfill_policy=ONE_BATCH_A_RUN,
     required_resource_keys={"lake", "workers", "ingest"},
 )
 def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.metadata import picture, static_metadata, table_metadata
-from assets.partitions import video_batches
+from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import steps_progress
 from pipelines.evaluation.judges.settings import CODE_VERSION
 from pipelines.store import Commit
@@ -16,6 +16,7 @@ from pipelines.store.studio_schemas import JUDGE_REPORTS, STUDIO_CLIPS, STUDIO_F
     "captioned as another action, and asked for at a time when nothing happens. Accuracy, Cohen's kappa, confusion by "
     "action.\n\nNeeds a batch rendered with `undone`. Single verdicts are in the table `judge_cases`.",
     partitions_def=video_batches,
+    backfill_policy=ONE_BATCH_A_RUN,
     code_version=CODE_VERSION,
     group_name="studio",
     kinds={"deltalake", "opencv"},

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.metadata import picture, static_metadata, table_metadata
-from assets.partitions import video_batches
+from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import steps_progress
 from pipelines.store import Commit
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
@@ -32,6 +32,7 @@ _SPECS = {
         dg.AssetSpec(spec.name, description=text, metadata=static_metadata(spec), **_COMMON)
         for spec, text in _SPECS.items()
     ],
+    backfill_policy=ONE_BATCH_A_RUN,
     required_resource_keys={"lake", "studio"},
 )
 def studio(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:

@@ -23,12 +23,13 @@ from pipelines.tryon.settings import CODE_VERSION
 )
 def tryon_videos(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Make the try-on videos that the settings ask for and that are not there yet."""
+    from pipelines.checkpoints.train import LATEST, CheckpointMissing
     from pipelines.previews.sheets import tryon_sheet
     from pipelines.stage import digest
     from pipelines.tryon.batch import NothingToDress, run_tryon
 
     store, settings = context.resources.lake.store(), context.resources.tryon.build()
-    if settings.checkpoint == "latest":
+    if settings.checkpoint == LATEST:
         checkpoint_id = upstream_metadata(context, "itryon_checkpoint", "checkpoint_id")
         settings = settings.model_copy(update={"checkpoint": checkpoint_id})
     with steps_progress(context, "tryon") as on_progress:
@@ -36,7 +37,7 @@ def tryon_videos(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             report = run_tryon(
                 store, settings, commit=Commit(context.run.run_id, CODE_VERSION), on_progress=on_progress
             )
-        except NothingToDress as e:
+        except (NothingToDress, CheckpointMissing) as e:
             raise dg.Failure(str(e), allow_retries=False) from e
     rows = store.read(TRYON_VIDEOS, ["tryon_id", "status"], {"checkpoint_id": report.checkpoint_id})
     return dg.MaterializeResult(

@@ -8,18 +8,23 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
+from assets.alerts import alert_checks
 from assets.annotations import annotation_assets
 from assets.annotator_report import annotator_report
 from assets.evaluation import evaluation_assets
+from assets.freshness import with_freshness
 from assets.ingest import ingest
 from assets.judge_report import judge_report
+from assets.promotion import promotion_assets
 from assets.studio import studio
 from assets.training import training_assets
 from assets.tryon import tryon_assets
 from dagster_project.jobs import all_jobs
 from dagster_project.launchers import TrainerLauncher
 from dagster_project.resources import LakeResource, settings_resource
+from dagster_project.retraining import retraining_schedule, retraining_sensor
 from dagster_project.sensors import landing_zone
+from dagster_project.settings_file import configured
 from pipelines.checkpoints.settings import TrainingSettings
 from pipelines.evaluation.judges.settings import JudgeReportSettings
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
@@ -27,7 +32,7 @@ from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings
 from pipelines.studio.settings import StudioSettings
-from pipelines.training_sets.settings import TrainingSetSettings
+from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
 from pipelines.tryon.settings import TryOnSettings
 
 SETTINGS: dict[str, type[BaseModel]] = {
@@ -41,6 +46,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationSettings,
     "isr": IsrSettings,
     "judge_report": JudgeReportSettings,
+    "retraining": RetrainingSettings,
 }
 """Resource key -> settings model. A backend is chosen in the settings of its family."""
 
@@ -51,23 +57,28 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     Args:
         overrides: Resource key -> resource that replaces the default one.
     """
+    values = configured(SETTINGS)
     resources: dict[str, Any] = {
         "lake": LakeResource.configure_at_launch(),
         "pipes": TrainerLauncher.configure_at_launch(),
-        **{key: settings_resource(model).configure_at_launch() for key, model in SETTINGS.items()},
+        **{key: settings_resource(model).configure_at_launch(**values.get(key, {})) for key, model in SETTINGS.items()},
     }
+    assets = [
+        studio,
+        ingest,
+        *annotation_assets,
+        annotator_report,
+        judge_report,
+        *training_assets,
+        *tryon_assets,
+        *evaluation_assets,
+        *promotion_assets,
+    ]
     return dg.Definitions(
-        assets=[
-            studio,
-            ingest,
-            *annotation_assets,
-            annotator_report,
-            judge_report,
-            *training_assets,
-            *tryon_assets,
-            *evaluation_assets,
-        ],
+        assets=dg.map_asset_specs(with_freshness, assets),
         jobs=all_jobs,
-        sensors=[landing_zone],
+        asset_checks=alert_checks,
+        sensors=[landing_zone, retraining_sensor],
+        schedules=[retraining_schedule(RetrainingSettings.model_validate(values.get("retraining", {})).cron)],
         resources={**resources, **(overrides or {})},
     )

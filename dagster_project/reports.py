@@ -153,7 +153,8 @@ def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
         check = event.asset_check_evaluation_data
         if not check.passed:
             name = f"{check.asset_key.to_user_string()}.{check.check_name}"
-            console.print(f"[red]check failed[/] {name}: {escape(str(check.description))}", highlight=False)
+            word = "[red]check failed[/]" if check.severity == dg.AssetCheckSeverity.ERROR else "[yellow]warning[/]"
+            console.print(f"{word} {name}: {escape(str(check.description))}", highlight=False)
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:

@@ -11,8 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.registry import STAGES
 from pipelines.store import DeltaStore, TableSpec
-from pipelines.store.schemas import STAGE_STATUS, VIDEOS
+from pipelines.store.schemas import ISR_SCORES, STAGE_STATUS, VIDEOS
+
+FAIR_KAPPA = 0.4
+"""Below it, agreement counts as poor or slight (Landis and Koch call 0.41 to 0.60 moderate)."""
 
 STAGE_CHECKS = {
     "coverage": "At least one usable video of the batch has rows; videos without are counted and named",
@@ -115,3 +119,39 @@ def check_videos(store: DeltaStore, batch: str) -> list[CheckOutcome]:
         check_schema(store, VIDEOS, {"batch": batch}),
         CheckOutcome("blobs_present", not missing, f"{len(missing)} usable videos without a blob: {missing[:5]}"),
     ]
+
+
+def batches_without_clips(store: DeltaStore) -> dict[str, str]:
+    """Batches that failed on their way to `clips` -> the stage in which every usable video of them failed, and why.
+
+    A batch whose stages were not run yet did not fail.
+    """
+    usable: dict[str, set[str]] = {}
+    for row in store.read(VIDEOS, ["batch", "video_id"], {"status": "ok"}).to_pylist():
+        usable.setdefault(row["batch"], set()).add(row["video_id"])
+    status = store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "reason"]).to_pylist()
+    out: dict[str, str] = {}
+    for batch, videos in sorted(usable.items()):
+        for stage in STAGES:
+            rows = [r for r in status if (r["batch"], r["stage"]) == (batch, stage) and r["video_id"] in videos]
+            if rows and all(r["status"] != "ok" for r in rows):
+                out[batch] = f"{stage}: {rows[0]['reason']}"
+                break
+    return out
+
+
+def judge_concerns(store: DeltaStore, checkpoint_id: str) -> list[str]:
+    """Why the success rate of a checkpoint cannot be relied on: an unvalidated or weak judge, or one that is silent."""
+    rows = store.read(ISR_SCORES, ["success", "judge", "judge_kappa"], {"checkpoint_id": checkpoint_id}).to_pylist()
+    if not rows:
+        return ["no interaction was judged: no captioned interaction lies in a try-on video"]
+    out = []
+    judge, kappa = rows[0]["judge"], rows[0]["judge_kappa"]
+    if kappa is None:
+        out.append(f"{judge} was never validated: run `itryon evaluate judge`")
+    elif kappa < FAIR_KAPPA:
+        out.append(f"{judge} agrees with known truth at kappa {kappa:.2f} only")
+    silent = sum(r["success"] is None for r in rows)
+    if silent > len(rows) / 2:
+        out.append(f"{silent} of {len(rows)} questions have no answer")
+    return out

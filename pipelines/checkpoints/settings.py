@@ -14,7 +14,9 @@ class TrainingSettings(BaseModel):
 
     recipe: str = Field("nano", description="File in models/training/configs, or a path to one")
     parent: str = Field(
-        "", description="checkpoint_id to start from, `latest` for the newest one, empty to start from the recipe"
+        "",
+        description="checkpoint_id to start from, `current` for the promoted one (the recipe's start where none was "
+        "promoted yet), `latest` for the newest one, empty to start from the recipe",
     )
     steps: int | None = Field(None, gt=0, description="Optimiser steps; the recipe's if null")
     batch_size: int | None = Field(None, gt=0, description="Clips a step; the recipe's if null")

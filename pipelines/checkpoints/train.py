@@ -22,6 +22,7 @@ from pyarrow import fs
 from models.filesystem import open_root
 from models.itryon.embedded import EMBEDDED, embedded_digest
 from models.training.config import WITHOUT_EFFECT, TrainConfig, load_config, read_recipe
+from pipelines.checkpoints.current import current_id
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
@@ -31,6 +32,10 @@ from pipelines.training_sets.build import manifest_path
 
 # What does not decide what comes out; the parent counts by its identity, not by where it lies.
 _NOT_IN_THE_NAME = WITHOUT_EFFECT | {"init_from"}
+
+
+LATEST, CURRENT = "latest", "current"
+"""Names of the newest and of the promoted checkpoint, wherever a setting takes a checkpoint_id."""
 
 
 class CheckpointMissing(LookupError):
@@ -76,6 +81,28 @@ def find_checkpoint(store: DeltaStore, checkpoint_id: str) -> dict[str, Any] | N
     return rows[0] if rows else None
 
 
+def named_checkpoint(store: DeltaStore, name: str) -> dict[str, Any]:
+    """Row of the checkpoint that a setting names.
+
+    Args:
+        store: The lake.
+        name: `latest` for the newest one, `current` for the promoted one, or a checkpoint_id.
+
+    Raises:
+        CheckpointMissing: There is none of that name.
+    """
+    if name == LATEST:
+        return newest_checkpoint(store)
+    promoted = current_id(store) if name == CURRENT else None
+    if name == CURRENT and promoted is None:
+        raise CheckpointMissing("No checkpoint was promoted yet: run `itryon promote`, or choose `latest`")
+    row = find_checkpoint(store, promoted or name)
+    if row is None:
+        what = f"The promoted checkpoint {promoted} is gone" if promoted else f"There is no checkpoint {name!r}"
+        raise CheckpointMissing(f"{what}: `itryon leaderboard` lists those there are")
+    return row
+
+
 def plan_training(
     store: DeltaStore,
     training_set: dict[str, Any],
@@ -98,13 +125,12 @@ def plan_training(
         TrainingSetError: The manifest does not hold the training set's rows.
         ValueError: The configuration is invalid; the message names the field.
     """
-    parent = None
-    if settings.parent == "latest":
-        parent = newest_checkpoint(store)
+    parent, remarks = None, []
+    if settings.parent == CURRENT and current_id(store) is None:
+        # The first round of a lake that retrains by itself has nothing to continue yet.
+        remarks.append("No checkpoint was promoted yet: training starts where the recipe says")
     elif settings.parent:
-        parent = find_checkpoint(store, settings.parent)
-        if parent is None:
-            raise CheckpointMissing(f"There is no checkpoint {settings.parent!r} to start from")
+        parent = named_checkpoint(store, settings.parent)
     fields = ("steps", "batch_size", "learning_rate", "seed", "lora_rank", "validate_every", "wandb_project")
     chosen = {k: getattr(settings, k) for k in fields}
     overrides: dict[str, Any] = {
@@ -138,6 +164,7 @@ def plan_training(
         clips_file = _write(output / "clips.json", clips.model_dump_json(indent=1))
         program = ["-m", "pipelines.checkpoints.live", "--clips", str(clips_file)]
     command = [*(settings.launcher or [sys.executable]), *program, "--config", str(file)]
+    remark = ". ".join(filter(None, [*remarks, remark]))
     return TrainingPlan(checkpoint_id, config, output, parent_id, command, remark)
 
 

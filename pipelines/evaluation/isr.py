@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.captions.contact import ContactReader
@@ -19,35 +18,11 @@ from pipelines.captions.stage import vlm_cache
 from pipelines.evaluation.evidence import AnnotatedSource
 from pipelines.evaluation.judges.validation import Validation, newest_validation
 from pipelines.evaluation.metrics import newest_id, tryon_rows
+from pipelines.evaluation.rates import Rate, rates
 from pipelines.evaluation.settings import CODE_VERSION, IsrSettings
 from pipelines.previews.evidence import evidence_sheet
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CAPTIONS, ISR_SCORES, VIDEOS
-
-OVERALL = "overall"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Success rate of one action, or overall.
-
-    Attributes:
-        action: Interaction category, or `overall`.
-        successes: Interactions judged done.
-        judged: Interactions with a verdict.
-        unanswered: Interactions without one; they are not in the rate.
-        rate: Successes over judged; None where nothing was judged.
-        low: Lower end of the Wilson interval.
-        high: Upper end.
-    """
-
-    action: str
-    successes: int
-    judged: int
-    unanswered: int
-    rate: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass
@@ -91,32 +66,6 @@ def make_judge(settings: IsrSettings, store: DeltaStore, cache_dir: Path | None 
 def contact_reader(judge: Judge) -> ContactReader | None:
     """The contact network, for judges that need its reading."""
     return ContactReader() if judge.needs_contact else None
-
-
-def rates(verdicts: Iterable[tuple[str, bool | None]], confidence: float = 0.95) -> list[Rate]:
-    """Success rates with Wilson score intervals, overall and by action.
-
-    Interactions are taken as independent; several of one video are not quite, so the interval is a little narrow.
-
-    Args:
-        verdicts: Action and verdict of every interaction.
-        confidence: Level of the intervals.
-    """
-    groups: dict[str, list[bool | None]] = {OVERALL: []}
-    for action, success in verdicts:
-        groups[OVERALL].append(success)
-        groups.setdefault(action, []).append(success)
-    out = []
-    for action in [OVERALL, *sorted(set(groups) - {OVERALL})]:
-        answered = [v for v in groups[action] if v is not None]
-        unanswered = len(groups[action]) - len(answered)
-        if not answered:
-            out.append(Rate(action, 0, 0, unanswered, None, None, None))
-            continue
-        k, n = sum(answered), len(answered)
-        interval = binomtest(k, n).proportion_ci(confidence, method="wilson")
-        out.append(Rate(action, k, n, unanswered, k / n, float(interval.low), float(interval.high)))
-    return out
 
 
 def judge_checkpoint(

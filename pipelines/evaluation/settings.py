@@ -10,6 +10,8 @@ from models.judges import JUDGES
 from models.judges.settings import KinematicJudgeSettings, LocalVlmJudgeSettings, VlmJudgeSettings
 
 CODE_VERSION = "2"
+LEADERBOARD_VERSION = "1"
+PROMOTION_VERSION = "1"
 
 Mode = Literal["corrected", "legacy"]
 

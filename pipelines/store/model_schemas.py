@@ -9,6 +9,7 @@ from pipelines.store.columns import (
     FINGERPRINT,
     FLOATS,
     RUN,
+    TIMESTAMP,
     VIDEO_ID,
     TableSpec,
     column,
@@ -211,4 +212,97 @@ ISR_SCORES = TableSpec(
     ),
     partition_by=("checkpoint_id",),
     sort_by=("video_id", "start_frame"),
+)
+
+METRIC = pa.struct(
+    [
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("mode", pa.string()),
+        ("network", pa.string()),
+        ("num_samples", pa.int32()),
+        ("reason", pa.string()),
+    ]
+)
+
+LEADERBOARD = TableSpec(
+    "leaderboard",
+    "A checkpoint with everything that was measured of it",
+    pa.schema(
+        [
+            column("checkpoint_id", pa.string(), "Checkpoint", nullable=False),
+            column("preset", pa.string(), "nano, 1.3b or 14b", nullable=False),
+            column("steps", pa.int32(), "Optimiser steps", nullable=False),
+            column("parent_checkpoint_id", pa.string(), "Checkpoint the training started from"),
+            column("training_set_id", pa.string(), "Training set", nullable=False),
+            column("batches", pa.list_(pa.string()), "Batches of the training set", nullable=False),
+            column("num_clips", pa.int32(), "Clips of the training set"),
+            column("final_loss", pa.float64(), "Mean loss of the last tenth of the steps", nullable=False),
+            column("trained_at", TIMESTAMP, "When the checkpoint was written", nullable=False),
+            column("tryon_videos", pa.int32(), "Try-on videos made", nullable=False),
+            column("tryon_failures", pa.int32(), "Try-on videos that could not be made", nullable=False),
+            column(
+                "evaluation_digest",
+                pa.string(),
+                "What was dressed in what, and how; only rows where it is the same compare. Null without videos",
+            ),
+            column(
+                "metrics",
+                pa.list_(METRIC),
+                "Metrics of the set as in `video_metrics`, with mode and interval",
+                nullable=False,
+            ),
+            column("isr", pa.float64(), "Interaction success rate; null where nothing was judged"),
+            column("isr_low", pa.float64(), "Lower end of its Wilson interval"),
+            column("isr_high", pa.float64(), "Upper end"),
+            column("isr_judged", pa.int32(), "Interactions with a verdict", nullable=False),
+            column("isr_unanswered", pa.int32(), "Interactions without one", nullable=False),
+            column("judge", pa.string(), "Judge, with model or version"),
+            column("judge_digest", pa.string(), "Settings, version and weights of the judge"),
+            column(
+                "judge_kappa",
+                pa.float64(),
+                "The judge's agreement with known truth when it judged; null if never validated",
+            ),
+            column("is_current", pa.bool_(), "Whether it is the promoted checkpoint", nullable=False),
+            column("promoted_at", TIMESTAMP, "When it was promoted last; null if never"),
+            column("weights_sha256", pa.string(), "SHA-256 of the transformer weights", nullable=False),
+            column(
+                "table_versions",
+                pa.map_(pa.string(), pa.int64()),
+                "Delta version of every table the row was read from",
+                nullable=False,
+            ),
+            *RUN,
+        ]
+    ),
+    partition_by=("preset",),
+    sort_by=("trained_at",),
+)
+
+PROMOTIONS = TableSpec(
+    "promotions",
+    "A decision about which checkpoint is the current one; rows are only ever added",
+    pa.schema(
+        [
+            column("decision_id", pa.string(), "Digest of the decision", nullable=False),
+            column("sequence", pa.int64(), "Number of the decision, from 1", nullable=False),
+            column("kind", pa.string(), "promoted, kept (the candidate was refused) or rolled_back", nullable=False),
+            column("checkpoint_id", pa.string(), "Checkpoint the decision is about", nullable=False),
+            column("current_checkpoint_id", pa.string(), "Current checkpoint from then on; null if there is none"),
+            column("previous_checkpoint_id", pa.string(), "Current checkpoint until then; null if there was none"),
+            column("reason", pa.string(), "Why", nullable=False),
+            column(
+                "comparison",
+                pa.string(),
+                "Measures of both as JSON, and how each compares; an empty object for a roll-back",
+                nullable=False,
+            ),
+            *RUN,
+        ]
+    ),
+    partition_by=("decision_id",),
+    sort_by=("sequence", "created_at"),
 )

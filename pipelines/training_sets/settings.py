@@ -44,3 +44,20 @@ class TrainingSetSettings(BaseModel):
         ):
             raise ValueError(f"new_batches {', '.join(missing)} are not among batches")
         return self
+
+
+class RetrainingSettings(BaseModel):
+    """When the lake retrains by itself. The sensor and the schedule `retraining` read this; both are off by default."""
+
+    evaluation_batches: list[str] = Field(
+        default_factory=list,
+        description="Batches that are never trained on: every checkpoint dresses their videos, so that all compare. "
+        "Needed",
+    )
+    min_new_clips: int = Field(
+        50, ge=1, description="Clips in no training set yet that start a retraining; the schedule starts it with any"
+    )
+    replay_share: float | None = Field(
+        0.3, ge=0, lt=1, description="Share of the training set that are clips seen before; null takes all of them"
+    )
+    cron: str = Field("0 3 * * *", description="When the schedule looks for new clips, in UTC")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, newest_checkpoint
+from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint
 from pipelines.clips.garments import WORN, garment_photo, worn_garment
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
@@ -97,9 +97,12 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
         if row["status"] == "ok":
             states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
     videos = [v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and not v["duplicate_of"]]
+    if settings.batches is not None:
+        videos = [v for v in videos if v["batch"] in settings.batches]
     ready = [v for v in videos if set(NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
     if not ready:
-        raise NothingToDress(f"No video has {', '.join(NEEDED)}: materialise them for a batch first")
+        where = f" of batch {', '.join(settings.batches)}" if settings.batches else ""
+        raise NothingToDress(f"No video{where} has {', '.join(NEEDED)}: materialise them for a batch first")
     ready.sort(key=lambda v: (_SPLITS.index(v["split"]) if v["split"] in _SPLITS else len(_SPLITS), v["video_id"]))
     photos = {g["garment_id"]: g for g in store.read(GARMENTS).to_pylist() if g["status"] == "ok" and g["uri"]}
     pairs = []
@@ -164,11 +167,7 @@ def run_tryon(
         NothingToDress: No video has all annotations.
     """
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
-    row = newest_checkpoint(store) if settings.checkpoint == "latest" else find_checkpoint(store, settings.checkpoint)
-    if row is None:
-        from pipelines.checkpoints.train import CheckpointMissing
-
-        raise CheckpointMissing(f"There is no checkpoint {settings.checkpoint!r}")
+    row = named_checkpoint(store, settings.checkpoint)
     pairs = choose_pairs(store, settings)
     if loaded is None:
         loaded = load_pipeline(checkpoint_folder(store, row), settings)
@@ -183,7 +182,7 @@ def run_tryon(
     before = {r["tryon_id"]: r for r in store.read(TRYON_VIDEOS, where=where).to_pylist()}
     rows: dict[str, dict[str, Any]] = {}
     versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
-    dressing = settings.model_dump(mode="json", exclude={"checkpoint", "max_videos", "pairs", "device"})
+    dressing = settings.model_dump(mode="json", exclude={"checkpoint", "batches", "max_videos", "pairs", "device"})
     todo = []
     for pair in pairs:
         tryon_id = digest(

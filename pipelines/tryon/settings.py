@@ -17,7 +17,14 @@ NEEDED = ("pose", "hands", "agnostic_masks", "captions")
 class TryOnSettings(BaseModel):
     """How try-on videos are made."""
 
-    checkpoint: str = Field("latest", description="checkpoint_id, or `latest` for the newest one")
+    checkpoint: str = Field(
+        "latest", description="checkpoint_id, `latest` for the newest one, or `current` for the promoted one"
+    )
+    batches: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Batches whose videos are dressed; all by default. A fixed set keeps results comparable",
+    )
     max_videos: int = Field(8, ge=1, description="Most videos to dress, test split first, then val, then train")
     pairs: Literal["unpaired", "paired", "both"] = Field(
         "both", description="paired: the garment the person wears anyway; unpaired: another one of the same category"

@@ -30,7 +30,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 240
 BATCH = "b1"
 # When a row was written, by which run and how fast: what two runs with the same rows differ in.
-VOLATILE = {"created_at", "run_id", "seconds", "model_seconds", "step_seconds", "peak_memory_mb", "table_versions"}
+VOLATILE = {
+    "created_at",
+    "trained_at",
+    "run_id",
+    "seconds",
+    "model_seconds",
+    "step_seconds",
+    "peak_memory_mb",
+    "table_versions",
+}
 
 # In the order in which a run comes by, so that each run starts where the one before was killed. True: the whole
 # process group is killed; False: only the main process, and its workers and trainer have to notice.

@@ -80,3 +80,12 @@ class FakeMasks(Stage):
         }
         task.advance(n)
         yield record_batch(columns, AGNOSTIC_MASKS.schema)
+
+
+class WeighedPose(FakePose):
+    """A pose stage whose weights are named by an attribute, as a release that brings other ones would change them."""
+
+    net = "net 1"
+
+    def weights(self) -> dict[str, str]:
+        return {"net": self.net}

@@ -26,9 +26,10 @@ from pipelines.arrays import encode_mask
 from pipelines.checkpoints.train import CheckpointMissing
 from pipelines.evaluation import distribution
 from pipelines.evaluation.cache import ArrayCache
-from pipelines.evaluation.isr import OVERALL, judge_checkpoint, make_judge, rates
+from pipelines.evaluation.isr import judge_checkpoint, make_judge
 from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint, evaluate_folders
 from pipelines.evaluation.paired import PairedMeter, mean_over_videos
+from pipelines.evaluation.rates import OVERALL, rates
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
 from pipelines.evaluation.values import MetricValue, markdown_table
 from pipelines.store import Commit, DeltaStore

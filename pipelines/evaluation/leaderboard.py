@@ -1,0 +1,216 @@
+"""The leaderboard: one row a checkpoint, with all that was measured of it and what it is made from.
+
+Nothing is measured here. The rows gather what `checkpoints`, `training_sets`, `tryon_videos`, `video_metrics`,
+`isr_scores` and `promotions` say, so that the table can be made anew at any time. No heavy imports: the command line
+prints it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.checkpoints.current import decisions, standing
+from pipelines.evaluation.rates import rates
+from pipelines.evaluation.settings import LEADERBOARD_VERSION
+from pipelines.stage import digest
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.model_schemas import METRIC
+from pipelines.store.schemas import (
+    CHECKPOINTS,
+    ISR_SCORES,
+    LEADERBOARD,
+    PROMOTIONS,
+    TRAINING_SETS,
+    TRYON_VIDEOS,
+    VIDEO_METRICS,
+)
+
+_SOURCES = (CHECKPOINTS, TRAINING_SETS, TRYON_VIDEOS, VIDEO_METRICS, ISR_SCORES, PROMOTIONS)
+# How videos were made that does not change what is compared: the same work at another place.
+_NOT_COMPARED = {"checkpoint", "device", "max_videos", "batches", "pairs", "side_by_side_height"}
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger value of a metric is the better one: similarities, not distances."""
+    return metric == "ssim"
+
+
+def write_leaderboard(store: DeltaStore, commit: Commit | None = None) -> list[dict[str, Any]]:
+    """Gather the rows of all checkpoints and replace the table; returns them, best first.
+
+    Args:
+        store: The lake.
+        commit: Provenance.
+    """
+    commit = Commit((commit or Commit()).run_id, LEADERBOARD_VERSION)
+    rows = [row | {"created_at": datetime.now(UTC), "run_id": commit.run_id} for row in leaderboard_rows(store)]
+    before = set(store.read(LEADERBOARD, ["preset"])["preset"].to_pylist())
+    for preset in sorted(before | {r["preset"] for r in rows}):
+        mine = [r for r in rows if r["preset"] == preset]
+        store.replace(LEADERBOARD, pa.Table.from_pylist(mine, LEADERBOARD.schema), {"preset": preset}, commit)
+    return rows
+
+
+def read_leaderboard(store: DeltaStore) -> list[dict[str, Any]]:
+    """Rows of the table as they were written, best first."""
+    return best_first(store.read(LEADERBOARD).to_pylist())
+
+
+def best_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in order: success rate, then LPIPS, then SSIM, then the younger one; what is not known comes last."""
+
+    def key(row: dict[str, Any]) -> tuple:
+        values = {m["metric"]: m["value"] for m in row["metrics"]}
+        wanted = (row["isr"], _negative(values.get("lpips")), values.get("ssim"))
+        return (*((v is not None, v or 0.0) for v in wanted), row["trained_at"])
+
+    return sorted(rows, key=key, reverse=True)
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def leaderboard_rows(store: DeltaStore) -> list[dict[str, Any]]:
+    """What the tables say of every checkpoint, best first; without `created_at` and `run_id`."""
+    versions = [(spec.name, store.version(spec)) for spec in _SOURCES]
+    now = standing(decisions(store))
+    sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
+    tryons = _by_checkpoint(store, TRYON_VIDEOS)
+    metrics = _by_checkpoint(store, VIDEO_METRICS)
+    verdicts = _by_checkpoint(store, ISR_SCORES)
+    rows = []
+    for checkpoint in store.read(CHECKPOINTS).to_pylist():
+        name = checkpoint["checkpoint_id"]
+        training_set = sets.get(checkpoint["training_set_id"])
+        made = [t for t in tryons.get(name, []) if t["status"] == "ok"]
+        rows.append(
+            {
+                **{k: checkpoint[k] for k in ("checkpoint_id", "preset", "steps", "parent_checkpoint_id")},
+                **{k: checkpoint[k] for k in ("training_set_id", "final_loss", "weights_sha256")},
+                "batches": training_set["batches"] if training_set else [],
+                "num_clips": training_set["num_clips"] if training_set else None,
+                "trained_at": checkpoint["created_at"],
+                "tryon_videos": len(made),
+                "tryon_failures": len(tryons.get(name, [])) - len(made),
+                "evaluation_digest": evaluation_digest(made),
+                "metrics": [_metric(m) for m in metrics.get(name, []) if not m["tryon_id"]],
+                **_isr(verdicts.get(name, [])),
+                "is_current": name == now.current,
+                "promoted_at": now.promoted_at.get(name),
+                "table_versions": versions,
+            }
+        )
+    return best_first(rows)
+
+
+def _by_checkpoint(store: DeltaStore, spec: Any) -> dict[str, list[dict[str, Any]]]:
+    out: dict[str, list[dict[str, Any]]] = {}
+    for row in store.read(spec).to_pylist():
+        out.setdefault(row["checkpoint_id"], []).append(row)
+    return out
+
+
+def _metric(row: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: row[f.name] for f in METRIC}
+
+
+def evaluation_digest(tryons: list[dict[str, Any]]) -> str | None:
+    """What identifies an evaluation set: which frames of which videos got which garments, by which settings.
+
+    Two checkpoints can be compared where it is the same. None where no video was made.
+
+    Args:
+        tryons: Rows of `tryon_videos` with status ok.
+    """
+    if not tryons:
+        return None
+    parts = []
+    for t in tryons:
+        settings = json.loads(t["record"]).get("settings", {})
+        kept = {k: v for k, v in settings.items() if k not in _NOT_COMPARED}
+        parts.append([t["video_id"], t["garment_id"], t["paired"], t["start_frame"], t["num_frames"], kept])
+    return digest(sorted(parts, key=str))[:32]
+
+
+def _isr(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Success rate with its interval and judge, from the verdicts of one checkpoint."""
+    if not verdicts:
+        judge = dict.fromkeys(("judge", "judge_digest", "judge_kappa"))
+        return judge | {"isr": None, "isr_low": None, "isr_high": None, "isr_judged": 0, "isr_unanswered": 0}
+    overall = rates([(v["action"], v["success"]) for v in verdicts])[0]
+    return {
+        "isr": overall.rate,
+        "isr_low": overall.low,
+        "isr_high": overall.high,
+        "isr_judged": overall.judged,
+        "isr_unanswered": overall.unanswered,
+        # The rows of a checkpoint are replaced together, so one judge gave them all.
+        **{k: verdicts[0][k] for k in ("judge", "judge_digest", "judge_kappa")},
+    }
+
+
+def number(value: float | None, low: float | None = None, high: float | None = None, digits: int = 3) -> str:
+    """A value with its interval for people; a dash where it is not known."""
+    if value is None:
+        return "–"
+    interval = "" if low is None or high is None else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{value:.{digits}f}{interval}"
+
+
+def columns(row: dict[str, Any], names: list[str]) -> list[str]:
+    """The cells of a row as people read them; `names` are the metrics shown."""
+    of = {m["metric"]: m for m in row["metrics"]}
+    isr = f"{number(row['isr'], row['isr_low'], row['isr_high'], 2)}, {row['isr_judged']} judged"
+    kappa = "never validated" if row["judge_kappa"] is None else f"{row['judge_kappa']:.2f}"
+    values = [of.get(n, {"value": None, "low": None, "high": None}) for n in names]
+    parent = row["parent_checkpoint_id"]
+    return [
+        row["checkpoint_id"][:12] + (" (current)" if row["is_current"] else ""),
+        row["preset"],
+        str(row["steps"]),
+        parent[:12] if parent else "–",
+        row["training_set_id"][:12],
+        isr if row["isr"] is not None else "–",
+        kappa if row["isr"] is not None else "–",
+        *(number(m["value"], m["low"], m["high"]) for m in values),
+        str(row["tryon_videos"]),
+    ]
+
+
+def heads(names: list[str]) -> list[str]:
+    """The headings of `columns`."""
+    return [
+        "checkpoint",
+        "preset",
+        "steps",
+        "parent",
+        "training set",
+        "ISR",
+        "judge's kappa",
+        *names,
+        "try-on videos",
+    ]
+
+
+def shown_metrics(rows: list[dict[str, Any]]) -> list[str]:
+    """Metrics that at least one row has a value of; the paired ones first."""
+    found = {m["metric"] for r in rows for m in r["metrics"] if m["value"] is not None}
+    return sorted(found, key=lambda n: (n not in ("ssim", "lpips"), n))
+
+
+def leaderboard_markdown(rows: list[dict[str, Any]]) -> str:
+    """The leaderboard as a Markdown table, in the order of `rows`."""
+    names = shown_metrics(rows)
+    titles = heads(names)
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    lines += [f"| {' | '.join(columns(row, names))} |" for row in rows]
+    modes = sorted({m["mode"] for r in rows for m in r["metrics"] if m["mode"]})
+    lines.append(f"\nMetrics in mode {', '.join(modes)}." if modes else "")
+    if len({r["evaluation_digest"] for r in rows if r["evaluation_digest"]}) > 1:
+        lines.append("Not all rows were evaluated on the same videos: compare only those that were.")
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,140 @@
+"""`leaderboard` and `promotions` as assets, the alerts, and the commands about checkpoints."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from assets.alerts import judge_is_validated, no_batch_left_behind
+from assets.promotion import promotion_assets
+from dagster_project.build import build_defs
+from dagster_project.cli import app
+from dagster_project.resources import LakeResource
+from pipelines.checkpoints.current import current_id, decisions
+from pipelines.evaluation.leaderboard import write_leaderboard
+from pipelines.evaluation.promotion import promote
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.schemas import LEADERBOARD, STAGE_STATUS, VIDEOS
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
+
+
+def evaluated(instance: dg.DagsterInstance, checkpoint_id: str) -> None:
+    event = dg.AssetMaterialization("isr_scores", metadata={"checkpoint_id": checkpoint_id})
+    instance.report_runless_asset_event(event)
+
+
+def decide(store: DeltaStore, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    resources = {"lake": LakeResource(root=store.root)}
+    return dg.materialize(promotion_assets, resources=resources, instance=instance, raise_on_error=False)
+
+
+def test_candidates_are_promoted_or_fail_the_blocking_check(lake: DeltaStore):
+    add_training_set(lake)
+    add_checkpoint(lake, "good", verdicts=[True] * 30)
+    add_checkpoint(lake, "bad", verdicts=[False] * 30, number=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        evaluated(instance, "good")
+        result = decide(lake, instance)
+        assert result.success and current_id(lake) == "good"
+        (event,) = result.asset_materializations_for_node("leaderboard")
+        table = event.metadata["leaderboard"].value
+        assert table.splitlines()[2].startswith("| good") and "| bad" in table
+        row = decisions(lake)[0]
+        assert row["run_id"] == result.run_id
+        assert lake.read(LEADERBOARD, where={"checkpoint_id": "good"})["is_current"].to_pylist() == [True]
+        # The same again decides nothing anew.
+        assert decide(lake, instance).success and len(decisions(lake)) == 1
+
+        evaluated(instance, "bad")
+        result = decide(lake, instance)
+        (check,) = result.get_asset_check_evaluations()
+        assert not check.passed and check.blocking and "worse beyond the confidence intervals" in check.description
+        assert not result.success and current_id(lake) == "good"
+        assert [d["kind"] for d in decisions(lake)] == ["promoted", "kept"]
+
+
+def test_everything_a_user_runs_by_hand_leaves_decisions_alone():
+    defs = build_defs()
+    promotions = dg.AssetKey("promotions")
+    inside = {
+        name: promotions in defs.resolve_job_def(name).asset_layer.executable_asset_keys
+        for name in ("everything", "model", "promote", "retrain")
+    }
+    assert inside == {"everything": False, "model": False, "promote": True, "retrain": True}
+    graph = defs.resolve_asset_graph()
+    for key in graph.executable_asset_keys:
+        node = graph.get(key)
+        if node.is_partitioned:
+            assert node.backfill_policy == dg.BackfillPolicy.multi_run(1), key
+        else:
+            assert node.freshness_policy is not None, key
+
+
+def test_alerts_name_what_is_wrong(lake: DeltaStore):
+    lake_resource = LakeResource(root=lake.root)
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_asset_check_context(resources={"lake": lake_resource}, instance=instance)
+        assert no_batch_left_behind(context).passed
+        video = {"batch": "b1", "video_id": "v", "source_path": "v.mp4", "status": "ok", "fingerprint": "f"}
+        lake.replace(VIDEOS, pa.Table.from_pylist([video], VIDEOS.schema), {"batch": "b1"}, Commit())
+        assert no_batch_left_behind(context).passed, "not annotated yet is no failure"
+        status = {"batch": "b1", "video_id": "v", "stage": "pose", "status": "error", "reason": "nobody in it"}
+        write_status(lake, status)
+        result = no_batch_left_behind(context)
+        assert not result.passed and result.metadata["batches"].value == {"b1": "pose: nobody in it"}
+        assert result.severity == dg.AssetCheckSeverity.WARN
+
+        add_training_set(lake)
+        add_checkpoint(lake, "mute", verdicts=[True, None, None], kappa=None)
+        add_checkpoint(lake, "fine", verdicts=[True, False], kappa=0.8)
+        evaluated(instance, "mute")
+        result = judge_is_validated(context)
+        assert not result.passed and "never validated" in result.description and "2 of 3" in result.description
+        evaluated(instance, "fine")
+        assert judge_is_validated(context).passed
+
+
+def write_status(store: DeltaStore, row: dict) -> None:
+    defaults = {"rows": 0, "frames": 0, "seconds": 0.0, "model_seconds": 0.0, "fingerprint": "f", "run_id": ""}
+    where = {k: row[k] for k in STAGE_STATUS.partition_by}
+    full = defaults | row | {"created_at": datetime.now(UTC)}
+    store.replace(STAGE_STATUS, pa.Table.from_pylist([full], STAGE_STATUS.schema), where, Commit())
+
+
+@pytest.fixture
+def command(lake: DeltaStore, monkeypatch):
+    monkeypatch.setenv("ITRYON_LAKE", lake.root)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+    def run(*arguments: str):
+        return CliRunner().invoke(app, list(arguments))
+
+    return run
+
+
+def test_the_command_line_lists_goes_back_and_reports(lake: DeltaStore, command, tmp_path):
+    assert "itryon train" in command("leaderboard").output
+    add_training_set(lake)
+    add_checkpoint(lake, "a1", verdicts=[True] * 9)
+    add_checkpoint(lake, "b2", verdicts=[True] * 9, number=1)
+    write_leaderboard(lake)
+    promote(lake, "a1")
+    promote(lake, "b2")
+    listed = json.loads(command("leaderboard", "--json").output)
+    assert {r["checkpoint_id"]: r["is_current"] for r in listed} == {"a1": False, "b2": True}
+    done = command("rollback")
+    assert done.exit_code == 0 and "current checkpoint: a1 (before: b2)" in done.output
+    assert current_id(lake) == "a1"
+    with dg.DagsterInstance.get() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("promotions"))
+        assert event.asset_materialization.metadata["current_checkpoint_id"].value == "a1"
+    refused = command("rollback")
+    assert refused.exit_code == 1 and "nothing to go back to" in refused.output.replace("\n", " ")
+    done = command("report", "--checkpoint", "current", "--out", str(tmp_path / "page"))
+    assert done.exit_code == 0 and "Checkpoint a1" in (tmp_path / "page" / "index.html").read_text()
+    assert command("retrain").exit_code == 1

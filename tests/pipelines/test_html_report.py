@@ -1,0 +1,159 @@
+"""The report of a checkpoint: parsed as a browser would, whole without a server, with hostile text in every place."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pyarrow as pa
+import pytest
+
+from pipelines.checkpoints.train import CheckpointMissing
+from pipelines.evaluation.html_report import write_report
+from pipelines.evaluation.leaderboard import write_leaderboard
+from pipelines.evaluation.promotion import promote
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.schemas import ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, put
+
+HOSTILE = '<script>alert("x")</script>'
+_VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Tags, what they name, and the text of the cells of each table."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.names: list[tuple[str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.sections: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self._table = ""
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in _VOID:
+            self._open.append(tag)
+        values = dict(attrs)
+        self.names += [(k, v) for k, v in values.items() if k in ("src", "href", "poster", "data", "action")]
+        if tag == "table":
+            self._table = values.get("id", "")
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._table][-1].append("")
+        elif tag == "section":
+            self.sections.append(values["id"])
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self._open and {"td", "th"} & set(self._open):
+            self.tables[self._table][-1][-1] += data
+
+
+@pytest.fixture
+def page(lake: DeltaStore, tmp_path: Path):
+    add_training_set(lake, "set0", batches=["old"])
+    add_training_set(lake, batches=["b1", HOSTILE])
+    add_checkpoint(lake, "parent", training_set_id="set0", videos=[])
+    metrics = {"ssim": (0.9, 0.88, 0.92), "fvd_i3d_paired": (None, None, None)}
+    add_checkpoint(lake, "mine", metrics=metrics, videos=["v1"], parent_checkpoint_id="parent", number=1)
+    picture, video = tmp_path / "evidence.jpg", tmp_path / "side.mp4"
+    picture.write_bytes(b"jpg")
+    video.write_bytes(b"mp4")
+    blob = lake.blobs.put_file(video)
+    row = {"checkpoint_id": "mine", "garment_id": "g", "paired": True, "start_frame": 3, "num_frames": 17}
+    row |= {"record": "{}", "status": "ok", "side_by_side_uri": blob}
+    broken = {"status": "error", "reason": HOSTILE, "side_by_side_uri": None}
+    put(
+        lake,
+        TRYON_VIDEOS,
+        [
+            row | {"tryon_id": "good", "video_id": "v1"},
+            row | {"tryon_id": "undone", "video_id": "v2"},
+            row | {"tryon_id": "broken", "video_id": "v3"} | broken,
+            row | {"tryon_id": "lost", "video_id": "v4", "side_by_side_uri": "blobs/00/00.mp4"},
+        ],
+    )
+    verdict = {"checkpoint_id": "mine", "start_frame": 1, "end_frame": 9, "judge": HOSTILE, "judge_digest": "d"}
+    verdict |= {"votes": [], "frames": [], "evidence_uri": lake.blobs.put_file(picture), "judge_kappa": None}
+    said = [{"text": HOSTILE, "rationale": "moves"}, {"text": "zips", "rationale": HOSTILE}]
+    put(
+        lake,
+        ISR_SCORES,
+        [
+            verdict | {"tryon_id": "good", "video_id": "v1", "action": "adjust_hem", "success": True} | said[0],
+            verdict | {"tryon_id": "undone", "video_id": "v2", "action": "operate_zipper", "success": False} | said[1],
+        ],
+    )
+    rows = [
+        {"batch": "b1", "video_id": v, "source_path": f"{v} {HOSTILE}.mp4", "status": "ok", "fingerprint": "f"}
+        for v in ("v1", "v2", "v3")
+    ]
+    lake.replace(VIDEOS, pa.Table.from_pylist(rows, VIDEOS.schema), {"batch": "b1"}, Commit())
+    write_leaderboard(lake)
+    promote(lake, "mine")
+    report = write_report(lake, "mine", tmp_path / "report")
+    return report, Page(report.page.read_text())
+
+
+def test_nothing_is_taken_from_elsewhere_and_every_file_is_there(page):
+    report, parsed = page
+    assert "script" not in parsed.tags and "link" not in parsed.tags and "iframe" not in parsed.tags
+    assert {n for _, n in parsed.names} == {"videos/good.mp4", "videos/undone.mp4", "evidence/good-0.jpg",
+                                            "evidence/undone-0.jpg"}  # fmt: skip
+    for _, name in parsed.names:
+        assert not urlparse(name).scheme and not name.startswith("/")
+        assert (report.page.parent / name).is_file()
+    text = report.page.read_text()
+    assert "url(" not in text and "@import" not in text and "http" not in text
+    assert report.videos == 2 and report.missing == ["blobs/00/00.mp4"]
+
+
+def test_hostile_text_is_shown_and_not_run(page):
+    _, parsed = page
+    # The source of three videos, two captions or rationales, an error's reason, the judge and a batch.
+    assert parsed.text.count(HOSTILE) >= 7
+    assert 'alert("x")' in parsed.text
+
+
+def test_what_failed_comes_first(page):
+    _, parsed = page
+    assert parsed.sections[:2] == ["broken", "undone"] and set(parsed.sections) == {"broken", "undone", "good", "lost"}
+
+
+def test_rates_metrics_and_lineage_are_those_of_the_lake(page, lake):
+    _, parsed = page
+    rates = {r[0]: r[1:] for r in parsed.tables["rates"][1:]}
+    assert rates["overall"][0] == "0.50" and rates["operate_zipper"][0] == "0.00" and rates["adjust_hem"][2] == "1"
+    metrics = {r[0]: r for r in parsed.tables["metrics"][1:]}
+    assert metrics["ssim"][1:3] == ["corrected", "0.9000 (0.8800 to 0.9200)"]
+    assert metrics["fvd_i3d_paired"][2] == "–" and metrics["fvd_i3d_paired"][5] == "no network"
+    assert len(metrics) == lake.read(VIDEO_METRICS).num_rows
+    assert [r[0] for r in parsed.tables["lineage"][1:]] == ["mine", "parent"]
+    assert parsed.tables["lineage"][1][3] == f"b1, {HOSTILE}" and parsed.tables["lineage"][2][3] == "old"
+    assert parsed.tables["decisions"][1][0] == "promoted" and "never validated" in parsed.text
+
+
+def test_a_checkpoint_without_anything_has_a_report_that_says_so(page, lake, tmp_path):
+    parsed = Page(write_report(lake, "parent", tmp_path / "other").page.read_text())
+    assert "There are no try-on videos" in parsed.text and "No interaction was judged" in parsed.text
+    with pytest.raises(CheckpointMissing, match="itryon leaderboard"):
+        write_report(lake, "nobody", tmp_path / "none")
+
+
+def test_a_report_is_written_again_over_the_old_one(page, lake, tmp_path):
+    report, _ = page
+    before = report.page.read_text()
+    assert write_report(lake, "mine", tmp_path / "report").page.read_text() == before

@@ -1,0 +1,88 @@
+"""The leaderboard says what the other tables say, best first, and only calls comparable what is."""
+
+from scipy.stats import norm
+
+from pipelines.checkpoints.current import current_id
+from pipelines.evaluation.leaderboard import leaderboard_markdown, read_leaderboard, write_leaderboard
+from pipelines.evaluation.promotion import promote
+from pipelines.store import DeltaStore
+from pipelines.store.schemas import CHECKPOINTS, LEADERBOARD
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's interval from its closed form."""
+    z = norm.ppf(0.975)
+    p = successes / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    return middle - half, middle + half
+
+
+def test_a_row_gathers_what_the_tables_say(lake: DeltaStore):
+    add_training_set(lake, batches=("b1", "b2"))
+    metrics = {"ssim": (0.9, 0.88, 0.92), "fvd_i3d_paired": (None, None, None)}
+    add_checkpoint(lake, "aaa", verdicts=[True, True, True, False, None], metrics=metrics, parent_checkpoint_id="zzz")
+    (row,) = write_leaderboard(lake)
+    assert row["isr"] == 0.75 and (row["isr_judged"], row["isr_unanswered"]) == (4, 1)
+    low, high = wilson(3, 4)
+    assert abs(row["isr_low"] - low) < 1e-9 and abs(row["isr_high"] - high) < 1e-9
+    assert row["judge_kappa"] == 0.7 and row["batches"] == ["b1", "b2"] and row["parent_checkpoint_id"] == "zzz"
+    assert row["tryon_videos"] == 2 and not row["is_current"] and row["promoted_at"] is None
+    assert dict(row["table_versions"])["checkpoints"] == lake.version(CHECKPOINTS)
+    of = {m["metric"]: m for m in row["metrics"]}
+    assert of["ssim"]["value"] == 0.9 and of["ssim"]["mode"] == "corrected"
+    assert of["fvd_i3d_paired"]["value"] is None and of["fvd_i3d_paired"]["reason"] == "no network"
+    (stored,) = read_leaderboard(lake)
+    assert {k: stored[k] for k in ("isr", "isr_low", "metrics", "run_id")} == {
+        k: row[k] for k in ("isr", "isr_low", "metrics", "run_id")
+    }
+
+
+def test_best_first_with_the_unknown_last(lake: DeltaStore):
+    add_training_set(lake)
+    add_checkpoint(lake, "unjudged", metrics={"lpips": (0.01, None, None)}, number=3)
+    add_checkpoint(lake, "blurred", verdicts=[True, False], metrics={"lpips": (0.3, None, None)}, number=2)
+    add_checkpoint(lake, "sharp", verdicts=[True, False], metrics={"lpips": (0.1, None, None)}, number=1)
+    add_checkpoint(lake, "best", verdicts=[True, True], number=0)
+    rows = write_leaderboard(lake)
+    assert [r["checkpoint_id"] for r in rows] == ["best", "sharp", "blurred", "unjudged"]
+    assert [r["checkpoint_id"] for r in read_leaderboard(lake)] == ["best", "sharp", "blurred", "unjudged"]
+    lines = leaderboard_markdown(rows).splitlines()
+    assert lines[2].startswith("| best") and "never validated" not in lines[2]
+    assert len({line.count("|") for line in lines[:6]}) == 1
+    assert "ISR" in lines[0] and "lpips" in lines[0] and "1.00" in lines[2]
+
+
+def test_only_the_same_videos_dressed_the_same_way_compare(lake: DeltaStore):
+    add_training_set(lake)
+    add_checkpoint(lake, "a")
+    add_checkpoint(lake, "same", number=1)
+    add_checkpoint(lake, "fewer", videos=["v1"], number=2)
+    add_checkpoint(lake, "shorter", steps=2, number=3)
+    add_checkpoint(lake, "none", videos=[], number=4)
+    digests = {r["checkpoint_id"]: r["evaluation_digest"] for r in write_leaderboard(lake)}
+    assert digests["a"] == digests["same"] and digests["none"] is None
+    assert len({digests["a"], digests["fewer"], digests["shorter"]}) == 3
+    assert "compare only those" in leaderboard_markdown(read_leaderboard(lake))
+
+
+def test_the_marks_follow_promotions_and_old_presets_leave(lake: DeltaStore):
+    add_training_set(lake)
+    add_checkpoint(lake, "a", verdicts=[True])
+    add_checkpoint(lake, "big", preset="1.3b", number=1)
+    write_leaderboard(lake)
+    promote(lake, "a")
+    assert current_id(lake) == "a"
+    marks = {r["checkpoint_id"]: (r["is_current"], r["promoted_at"] is not None) for r in read_leaderboard(lake)}
+    assert marks == {"a": (True, True), "big": (False, False)}
+    lake.replace(CHECKPOINTS, CHECKPOINTS.schema.empty_table(), {"checkpoint_id": "big"}, _commit())
+    write_leaderboard(lake)
+    assert lake.read(LEADERBOARD)["checkpoint_id"].to_pylist() == ["a"]
+    assert "(current)" in leaderboard_markdown(read_leaderboard(lake))
+
+
+def _commit():
+    from pipelines.store import Commit
+
+    return Commit()
