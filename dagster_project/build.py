@@ -57,10 +57,10 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     Args:
         overrides: Resource key -> resource that replaces the default one.
     """
-    values = configured(SETTINGS)
+    values = configured([*SETTINGS, "pipes"])
     resources: dict[str, Any] = {
         "lake": LakeResource.configure_at_launch(),
-        "pipes": TrainerLauncher.configure_at_launch(),
+        "pipes": TrainerLauncher.configure_at_launch(**values.get("pipes", {})),
         **{key: settings_resource(model).configure_at_launch(**values.get(key, {})) for key, model in SETTINGS.items()},
     }
     assets = [
