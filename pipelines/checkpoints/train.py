@@ -267,6 +267,10 @@ def _scratch(store: DeltaStore) -> Path:
 def _copy_folder(source: Path, store: DeltaStore, uri: str) -> None:
     system, base = open_root(store.root)
     target, temporary = f"{base}/{uri}", f"{base}/{uri}.{uuid.uuid4().hex}.tmp"
+    if not isinstance(system, fs.LocalFileSystem):
+        # Object stores cannot rename folders. The row that names the checkpoint comes after its files.
+        fs.copy_files(str(source), target, destination_filesystem=system)
+        return
     if system.get_file_info(target).type == fs.FileType.Directory:
         return
     system.create_dir(temporary, recursive=True)

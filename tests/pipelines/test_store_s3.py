@@ -12,6 +12,7 @@ import pytest
 from deltalake import write_deltalake
 from deltalake.exceptions import CommitFailedError
 
+from pipelines.checkpoints.train import _copy_folder, checkpoint_folder, validation_sheet
 from pipelines.ingest.landing import land
 from pipelines.stage import WorkerSettings, run_stage
 from pipelines.store import Commit, DeltaStore
@@ -121,6 +122,22 @@ def test_a_file_that_changes_while_it_is_stored_leaves_nothing(s3, tmp_path):
         with pytest.raises(OSError, match="changed while"):
             store.blobs._write(changed, store.blobs.uri_for("ab" * 32, ".bin"), "ab" * 32)
     assert [k for k in keys(store, client) if not k.endswith("/")] == []
+
+
+def test_a_checkpoint_goes_to_a_remote_lake_and_comes_back(s3, tmp_path, monkeypatch):
+    store, _ = s3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    final = tmp_path / "final"
+    (final / "transformer").mkdir(parents=True)
+    (final / "transformer" / "weights.safetensors").write_bytes(bytes(range(256)) * 100)
+    (final / "validation.jpg").write_bytes(b"a picture")
+    row = {"checkpoint_id": "c0ffee", "uri": "checkpoints/c0ffee"}
+    for _ in range(2):
+        _copy_folder(final, store, row["uri"])
+    folder = checkpoint_folder(store, row)
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert found == {p.relative_to(final).as_posix(): p.read_bytes() for p in final.rglob("*") if p.is_file()}
+    assert checkpoint_folder(store, row) == folder and validation_sheet(store, row) == b"a picture"
 
 
 def test_a_stage_runs_on_a_remote_lake(s3, moving_video, tmp_path, monkeypatch):
