@@ -1,7 +1,7 @@
 """Makes a checkpoint small and portable: `python -m models.training.publish --checkpoint RUN/final --out FOLDER`.
 
 Weights are stored as float16, and `training.json` keeps what identifies the run without the paths of the machine that
-trained it. The embedded nano checkpoint is made this way.
+trained it, that of the checkpoint it went on from among them. The embedded nano checkpoint is made this way.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def publish(checkpoint: Path, out: Path) -> None:
     state = json.loads(state_file.read_text())
     state["config"] = {k: v for k, v in state["config"].items() if k not in _OF_ONE_MACHINE}
     state["extra"] = {}
+    if state.get("parent") and Path(state["parent"]).is_dir():
+        state["parent"] = state["config"]["init_from"] = None
     (out / "training.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
 
 

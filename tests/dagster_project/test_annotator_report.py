@@ -96,7 +96,7 @@ def test_the_old_use_of_evaluate_is_unchanged(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     done = CliRunner().invoke(app, ["evaluate", "--pred", str(tmp_path / "a"), "--gt", str(tmp_path / "b")])
-    assert done.exit_code == 1 and "no file name in common" in " ".join(done.output.split())
+    assert done.exit_code == 1 and "holds no videos" in " ".join(done.output.split())
 
 
 def test_the_report_is_part_of_no_other_job():

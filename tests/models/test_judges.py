@@ -67,7 +67,9 @@ def contact_of(does: str | None, when: tuple[int, int] = (START, END)) -> dict[s
     """What a sure contact network says: the right hand does something in a span, the left one nothing."""
     out = {}
     for side in ("left", "right"):
-        touching, doing = np.full(FRAMES, 0.02), np.full((FRAMES, len(CLASSES)), 0.02)
+        # Where neither hand acts, the one nearer to acting is looked at.
+        touching = np.full(FRAMES, 0.02 if side == "right" else 0.01)
+        doing = np.full((FRAMES, len(CLASSES)), 0.02)
         doing[:, REST] = 0.88
         if side == "right" and does is not None:
             touching[when[0] : when[1]] = 0.95

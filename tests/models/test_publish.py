@@ -30,6 +30,9 @@ def test_a_published_checkpoint_starts_another_run_and_names_no_machine(tmp_path
     assert str(tmp_path) not in state and json.loads(state)["encoder_digest"] == "encoder-a"
     again = config(tmp_path, tmp_path / "second", init_from=str(tmp_path / "small"))
     model = build_model(again, "encoder-a")
+    train(again.model_copy(update={"steps": 1, "tensorboard": False}))
+    assert main(["--checkpoint", str(tmp_path / "second" / "final"), "--out", str(tmp_path / "next")]) == 0
+    assert str(tmp_path) not in (tmp_path / "next" / "training.json").read_text()
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "none")])

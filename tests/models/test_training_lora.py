@@ -64,7 +64,8 @@ def test_stock_projections_get_adapters_and_added_modules_are_trained(tmp_path: 
 
 def test_loss_falls_and_the_base_stays(clips_root: Path, tmp_path: Path):
     out = tmp_path / "run"
-    cfg = config(clips_root, out, steps=60, lora_rank=4)
+    # Of a velocity all noise levels weigh alike: the loss of a few steps tells more.
+    cfg = config(clips_root, out, steps=60, lora_rank=4, model={**TINY, "prediction": "velocity"})
     summary = train(cfg)
     assert summary["final_loss"] < 0.9 * summary["first_loss"]
     assert summary["trained_parameters"] < summary["parameters"]

@@ -60,7 +60,7 @@ def test_what_cannot_be_judged_says_what_to_do(lake: DeltaStore, tmp_path: Path)
     plain = DeltaStore(tmp_path / "plain")
     (tmp_path / "again").mkdir()
     fill_cases(plain, tmp_path / "again")
-    rows = plain.read(STUDIO_CLIPS)
+    rows = plain.read(STUDIO_CLIPS).drop_columns(["batch"])
     fill(plain, {STUDIO_CLIPS: rows.to_pylist()}, "unannotated", done=())
     with pytest.raises(NothingToJudge, match="not annotated"):
         read_cases(plain, "unannotated")
@@ -149,7 +149,8 @@ def test_degraded_results_are_what_the_autoencoder_leaves(lake: DeltaStore) -> N
     judge = Oracle()
     report = evaluate_judge(lake, BATCH, settings=JudgeReportSettings(pictures="nano"), judge=judge)
     assert report.pictures == ["nano"] and report.of("kappa", "nano")["value"] == 1
-    assert {r.result.shape for r in judge.requests} == {(5, 64, 48, 3)}
+    # Five frames of the interaction, eight of the span in which nothing happens.
+    assert {r.result.shape for r in judge.requests} == {(n, 64, 48, 3) for n in (SPAN[1] - SPAN[0], 8)}
     done = next(r for r, c in zip(judge.requests, report.cases) if c["kind"] == "done")
     assert np.abs(done.result.astype(int) - 200).max() < 12 and np.abs(done.source.astype(int) - 128).max() < 4
 
