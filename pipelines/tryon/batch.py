@@ -265,6 +265,8 @@ def _dress(
     except Exception as error:
         return out | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
     record |= {
+        # Its name, which is its id, and not the folder it was loaded from: a lake may move.
+        "checkpoint": Path(record["checkpoint"]).name,
         "video": {k: video[k] for k in ("batch", "video_id", "sha256", "source_path")},
         "garment": {"garment_id": pair.garment_id, "uri": None if pair.worn else pair.garment["uri"]},
         "fingerprints": pair.fingerprints,
