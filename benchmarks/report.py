@@ -8,22 +8,7 @@ from typing import Any
 def markdown(results: dict[str, Any]) -> str:
     """Everything measured, one section a benchmark."""
     parts = ["# Benchmark results\n", "Made by `make bench`. Ratios are against a baseline timed in the same run.\n"]
-    if "throughput" in results:
-        parts.append(_throughput(results["throughput"]))
-    if "memory" in results:
-        parts.append(_memory(results["memory"]))
-    if "studio" in results:
-        parts.append(_studio(results["studio"]))
-    if "model" in results:
-        parts.append(_model(results["model"]))
-    if "loader" in results:
-        parts.append(_loader(results["loader"]))
-    if "overfit" in results:
-        parts.append(_overfit(results["overfit"]))
-    if "metrics" in results:
-        parts.append(_metrics(results["metrics"]))
-    if "tryon" in results:
-        parts.append(_tryon(results["tryon"]))
+    parts += [section(results[name]) for name, section in _SECTIONS.items() if name in results]
     return "\n".join(parts)
 
 
@@ -195,3 +180,16 @@ def _tryon(r: dict[str, Any]) -> str:
                 f"| {v['cpu_ratio']:.3f}x | {v['max_difference']:.1e} |"
             )
     return "\n".join([*lines, ""])
+
+
+_SECTIONS = {
+    "throughput": _throughput,
+    "memory": _memory,
+    "studio": _studio,
+    "model": _model,
+    "loader": _loader,
+    "overfit": _overfit,
+    "metrics": _metrics,
+    "tryon": _tryon,
+}
+"""Benchmark -> its section, in order."""
