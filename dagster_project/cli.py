@@ -119,6 +119,9 @@ def studio(
     undone: Annotated[
         bool, typer.Option(help="Also render each interaction as it must not become, to measure judges on")
     ] = False,
+    twins: Annotated[
+        bool, typer.Option(help="List that other rendering as a clip of its own: the same motion in two garments")
+    ] = False,
     pantomime_share: Annotated[
         float, typer.Option(help="Share of the clips without an interaction in which one is mimed")
     ] = 0.26,
@@ -141,7 +144,7 @@ def studio(
     values = {
         "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
         "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
-        "counterfactual": counterfactual, "undone": undone, "pantomime_share": pantomime_share,
+        "counterfactual": counterfactual, "undone": undone, "twins": twins, "pantomime_share": pantomime_share,
         "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
     } | ({"actions": action} if action else {})  # fmt: skip
     try:

@@ -99,7 +99,8 @@ def render_batch(
                 records[index] = future.result()
             except Exception as e:  # one clip that cannot be rendered must not cost the others
                 report.failures[index] = f"{type(e).__name__}: {e}"
-    lines = [json.dumps(_entry(settings, index, record), sort_keys=True) for index, record in sorted(records.items())]
+    entries = [entry for index, record in sorted(records.items()) for entry in _entries(settings, index, record)]
+    lines = [json.dumps(entry, sort_keys=True) for entry in entries]
     _write(folder / MANIFEST, "".join(f"{line}\n" for line in lines))
     for record in records.values():
         report.clips += 1
@@ -110,8 +111,8 @@ def render_batch(
     return report
 
 
-def _entry(settings: StudioSettings, index: int, record: dict[str, Any]) -> dict[str, Any]:
-    """The clip's line of the manifest."""
+def _entries(settings: StudioSettings, index: int, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the manifest that a clip gives: its own, and its twin's where that is a clip too."""
     from pipelines.studio.plan import plan_clip
 
     entry = {
@@ -133,7 +134,10 @@ def _entry(settings: StudioSettings, index: int, record: dict[str, Any]) -> dict
         ]
         doing = record["spans"][0]["text"] if record["spans"] else _PERFORMED.get(record["performance"], "moves a hand")
         entry["global_caption"] = f"A person in a {record['garment_type'].replace('_', ' ')} {doing}"
-    return entry
+    if not settings.twins:
+        return [entry]
+    twin = {"video": record["counterfactual"], "garment": entry["tryon_garment"], "tryon_garment": entry["garment"]}
+    return [entry, entry | twin]
 
 
 def _write(path: Path, text: str) -> None:

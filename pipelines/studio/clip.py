@@ -30,7 +30,7 @@ from pipelines.studio.truth import TruthWriter
 from pipelines.video import VideoWriter
 
 GARMENTS = "garments"
-_ADDED = ("undone", "pantomime_share")
+_ADDED = ("undone", "pantomime_share", "twins")
 """Settings that change nothing at their defaults and are younger than `CODE_VERSION`: older clips stay whole."""
 
 
@@ -75,7 +75,9 @@ def render_clip(
     scene = Scene(settings, plan)
     truth = TruthWriter(scene.rig, scene.shape, settings.fps)
     size: dict[str, Any] = {"fps": settings.fps, "width": settings.width, "height": settings.height}
-    video, other, undone = f"{plan.name}.mp4", f"{TRUTH}/{plan.name}.other.mp4", f"{TRUTH}/{plan.name}.undone.mp4"
+    video, undone = f"{plan.name}.mp4", f"{TRUTH}/{plan.name}.undone.mp4"
+    # What lies in `truth/` is never ingested.
+    other = f"{plan.name}_twin.mp4" if settings.twins else f"{TRUTH}/{plan.name}.other.mp4"
     depth = f"{TRUTH}/{plan.name}.depth.mkv"
     pictures = hashlib.sha256()
     actions: list[str | None] = []

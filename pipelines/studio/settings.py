@@ -47,6 +47,11 @@ class StudioSettings(BaseModel):
         description="Also render every clip with an interaction in the other garment as it must not become: hands move "
         "alike, the garment stays as it was. That is what judges of interactions are measured on",
     )
+    twins: bool = Field(
+        False,
+        description="List the counterfactual as a clip of its own: the same motion in two garments, for little more "
+        "than the time of one. Truth is written for the first of the two",
+    )
     pantomime_share: float = Field(
         0.26, ge=0, le=1, description="Share of the clips without an interaction in which one is mimed"
     )
@@ -68,6 +73,8 @@ class StudioSettings(BaseModel):
             )
         if self.undone and not self.counterfactual:
             raise ValueError("undone shows the other garment: it needs counterfactual")
+        if self.twins and not self.counterfactual:
+            raise ValueError("twins are clips and their counterfactuals: they need counterfactual")
         if self.frames / self.fps < 1.5:
             raise ValueError(
                 f"{self.frames} frames at {self.fps:g} a second last {self.frames / self.fps:.2f} s; a hand needs "

@@ -17,6 +17,7 @@ from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.landing import land, scan
 from pipelines.ingest.settings import IngestSettings
 from pipelines.store import DeltaStore
+from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
 from pipelines.studio.batch import render_batch
@@ -39,13 +40,17 @@ def batch(tmp_path_factory):
     return folder, report
 
 
+def manifest(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
 def table(folder, index, what):
     return pq.read_table(folder / "truth" / f"clip_{index:05d}.{what}.parquet")
 
 
 def test_a_batch_is_a_landing_folder_with_everything_in_it(batch):
     folder, report = batch
-    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    lines = manifest(folder)
     assert [line["video"] for line in lines] == ["clip_00000.mp4", "clip_00001.mp4"]
     for line in lines:
         for name in (line["video"], line["garment"], line["tryon_garment"]):
@@ -241,12 +246,27 @@ def test_undone_is_the_other_garment_left_alone(tmp_path):
         StudioSettings(undone=True, counterfactual=False)
 
 
+def test_a_twin_is_a_clip_of_its_own_in_the_other_garment(tmp_path):
+    alone = SMALL.model_copy(update={"clips": 1, "workers": 1})
+    render_batch(alone.model_copy(update={"twins": True}), tmp_path / "twins")
+    render_batch(alone, tmp_path / "alone")
+    first, twin = manifest(tmp_path / "twins")
+    (only,) = manifest(tmp_path / "alone")
+    assert first == only and twin["video"] == "clip_00000_twin.mp4"
+    assert (twin["garment"], twin["tryon_garment"]) == (first["tryon_garment"], first["garment"])
+    assert all(twin[k] == first[k] for k in first if k not in ("video", "garment", "tryon_garment"))
+    shown = sha256_file(tmp_path / "twins" / twin["video"])
+    assert shown == sha256_file(tmp_path / "alone" / "truth" / "clip_00000.other.mp4")
+    with pytest.raises(ValidationError, match="need counterfactual"):
+        StudioSettings(twins=True, counterfactual=False)
+
+
 def test_younger_settings_at_their_defaults_keep_older_clips_whole():
     known = json.loads(json.dumps(SMALL.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})))
-    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share")}
+    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share", "twins")}
     assert settings_digest(SMALL) == hashlib.sha256(json.dumps(["1", old], sort_keys=True).encode()).hexdigest()[:16]
-    changed = [SMALL.model_copy(update=u) for u in ({"undone": True}, {"pantomime_share": 0.5})]
-    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 3
+    changed = [SMALL.model_copy(update=u) for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True})]
+    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 4
 
 
 def test_share_of_pantomime_is_kept():
