@@ -125,6 +125,7 @@ def studio(
     pantomime_share: Annotated[
         float, typer.Option(help="Share of the clips without an interaction in which one is mimed")
     ] = 0.26,
+    plain: Annotated[bool, typer.Option(help="Only clothes of one colour without prints")] = False,
     fabrics: Annotated[Path | None, typer.Option(help="Folder of photos to take fabrics from")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default")] = None,
 ) -> None:
@@ -145,7 +146,7 @@ def studio(
         "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
         "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
         "counterfactual": counterfactual, "undone": undone, "twins": twins, "pantomime_share": pantomime_share,
-        "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
+        "plain": plain, "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
     } | ({"actions": action} if action else {})  # fmt: skip
     try:
         settings = StudioSettings.model_validate(values)

@@ -56,6 +56,10 @@ class StudioSettings(BaseModel):
         0.26, ge=0, le=1, description="Share of the clips without an interaction in which one is mimed"
     )
     fabrics: str | None = Field(None, description="Folder of photos to take fabrics from; procedural ones by default")
+    plain: bool = Field(
+        False,
+        description="Only clothes of one colour without prints: what a small model can learn from a few thousand clips",
+    )
     workers: int | None = Field(None, ge=1, description="Processes; one a core by default")
 
     @field_validator("actions")
@@ -75,6 +79,8 @@ class StudioSettings(BaseModel):
             raise ValueError("undone shows the other garment: it needs counterfactual")
         if self.twins and not self.counterfactual:
             raise ValueError("twins are clips and their counterfactuals: they need counterfactual")
+        if self.plain and self.fabrics is not None:
+            raise ValueError("plain and fabrics: take fabrics either of one colour or from photos")
         if self.frames / self.fps < 1.5:
             raise ValueError(
                 f"{self.frames} frames at {self.fps:g} a second last {self.frames / self.fps:.2f} s; a hand needs "

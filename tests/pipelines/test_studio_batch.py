@@ -21,9 +21,12 @@ from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
 from pipelines.studio.batch import render_batch
+from pipelines.studio.body import load_rig
 from pipelines.studio.clip import read_record, render_clip, settings_digest
 from pipelines.studio.depth import read_depth
+from pipelines.studio.garments import Garment, GarmentSpec
 from pipelines.studio.load import load_truth
+from pipelines.studio.people import sample_shape
 from pipelines.studio.plan import plan_clip
 from pipelines.studio.settings import StudioSettings
 from pipelines.studio.truth import mesh_vertices
@@ -263,10 +266,25 @@ def test_a_twin_is_a_clip_of_its_own_in_the_other_garment(tmp_path):
 
 def test_younger_settings_at_their_defaults_keep_older_clips_whole():
     known = json.loads(json.dumps(SMALL.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})))
-    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share", "twins")}
+    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share", "twins", "plain")}
     assert settings_digest(SMALL) == hashlib.sha256(json.dumps(["1", old], sort_keys=True).encode()).hexdigest()[:16]
-    changed = [SMALL.model_copy(update=u) for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True})]
-    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 4
+    changed = [
+        SMALL.model_copy(update=u)
+        for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True}, {"plain": True})
+    ]
+    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 5
+
+
+def test_plain_clothes_have_one_colour():
+    rig = load_rig()
+    jacket = Garment(rig, sample_shape(rig, np.random.default_rng(3)), GarmentSpec("zip_jacket", fabric="plaid"))
+    for name in ("fabric", "inner"):
+        cloth = jacket.textures(plain=True)[name].astype(int)
+        assert np.abs(cloth - np.median(cloth, (0, 1))).mean() < 8
+    plaid = jacket.textures()["fabric"].astype(int)
+    assert np.abs(plaid - np.median(plaid, (0, 1))).mean() > 16
+    with pytest.raises(ValidationError, match="either of one colour or from photos"):
+        StudioSettings(plain=True, fabrics=".")
 
 
 def test_share_of_pantomime_is_kept():
