@@ -120,7 +120,10 @@ def studio(
         bool, typer.Option(help="Also render each interaction as it must not become, to measure judges on")
     ] = False,
     twins: Annotated[
-        bool, typer.Option(help="List that other rendering as a clip of its own: the same motion in two garments")
+        bool, typer.Option(help="List those other renderings as clips of their own: the same motion, done and not done")
+    ] = False,
+    neutral: Annotated[
+        bool, typer.Option(help="Global captions that leave what the hands do to the action captions")
     ] = False,
     pantomime_share: Annotated[
         float, typer.Option(help="Share of the clips without an interaction in which one is mimed")
@@ -146,7 +149,7 @@ def studio(
         "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
         "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
         "counterfactual": counterfactual, "undone": undone, "twins": twins, "pantomime_share": pantomime_share,
-        "plain": plain, "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
+        "plain": plain, "neutral": neutral, "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
     } | ({"actions": action} if action else {})  # fmt: skip
     try:
         settings = StudioSettings.model_validate(values)

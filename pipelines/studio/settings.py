@@ -49,8 +49,13 @@ class StudioSettings(BaseModel):
     )
     twins: bool = Field(
         False,
-        description="List the counterfactual as a clip of its own: the same motion in two garments, for little more "
-        "than the time of one. Truth is written for the first of the two",
+        description="List the counterfactual, and what is rendered undone, as clips of their own: the same motion in two "
+        "garments, done and not done. A model can only tell them apart by what it is asked. Truth is written for the "
+        "first of them",
+    )
+    neutral: bool = Field(
+        False,
+        description="Global captions that do not say what the hands do: that is left to the action captions",
     )
     pantomime_share: float = Field(
         0.26, ge=0, le=1, description="Share of the clips without an interaction in which one is mimed"
