@@ -49,9 +49,9 @@ class StudioSettings(BaseModel):
     )
     twins: bool = Field(
         False,
-        description="List the counterfactual, and what is rendered undone, as clips of their own: the same motion in two "
-        "garments, done and not done. A model can only tell them apart by what it is asked. Truth is written for the "
-        "first of them",
+        description="List the counterfactual, and what is rendered undone, as clips of their own: the same motion in "
+        "two garments, done and not done. A model can only tell them apart by what it is asked. Truth is written for "
+        "the first of them",
     )
     neutral: bool = Field(
         False,
