@@ -90,6 +90,14 @@ class TrainConfig(BaseModel):
         description="Mean of the action term over all elements, as the paper writes it, or inside the mask",
     )
 
+    unmasked_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Weight of both loss terms where nothing is repainted, reference frames included; elsewhere it is "
+        "1. Try-on keeps those pixels as they are, so a small network need not spend its capacity on them",
+    )
+
     # Condition dropout, for classifier-free guidance at inference
     caption_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples with an empty global caption")
     action_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples with empty action captions")

@@ -26,11 +26,13 @@ class Conditions:
     Attributes:
         target: Clean latents, (B, z, Tr, h, w).
         action_mask: (B, Tr) M_action, 0 on reference frames.
+        repainted: (B, 1, Tr, h, w) bool, latent positions with a pixel to repaint; none in reference frames.
         kwargs: Keyword arguments of the transformer besides noisy latents and timestep.
     """
 
     target: torch.Tensor
     action_mask: torch.Tensor
+    repainted: torch.Tensor
     kwargs: dict[str, torch.Tensor | None]
 
 
@@ -94,6 +96,7 @@ def prepare_conditions(batch: Batch, config: TrainConfig, generator: torch.Gener
     return Conditions(
         target=torch.cat([reference, batch.target], 2),
         action_mask=_behind(views, batch.action_mask),
+        repainted=torch.nn.functional.pad((batch.mask > 0).any(1, keepdim=True), (0, 0, 0, 0, views, 0)),
         kwargs={
             "encoder_hidden_states": caption,
             "control_hidden_states": control,
@@ -132,6 +135,10 @@ def training_losses(model: torch.nn.Module, batch: Batch, config: TrainConfig, g
         conditions.action_mask,
         weight=config.lambda_action,
         reduction=config.action_loss_reduction,
+        # Without weights the loss is the paper's to the last bit.
+        position_weight=None
+        if config.unmasked_weight == 1
+        else conditions.repainted.float().clamp(min=config.unmasked_weight),
     )
 
 
