@@ -50,7 +50,9 @@ def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
         for batch, studio in _studio(settings).items():
             folder = work / "clips" / batch
             bar = progress.add_task(f"{batch}: rendering", total=studio.clips * studio.frames)
-            report = render_batch(studio, folder, on_progress=partial(_advance, progress, bar))
+            report = render_batch(
+                studio.model_copy(update={"workers": workers}), folder, on_progress=partial(_advance, progress, bar)
+            )
             if report.failures:
                 raise RuntimeError(f"{batch}: {report.failures}")
             land(folder, store, batch)
