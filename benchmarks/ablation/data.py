@@ -14,6 +14,7 @@ from benchmarks.ablation.plan import INTERACTIVE, ORDINARY, TEST, AblationSettin
 from pipelines.clips.settings import ClipsSettings
 from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.landing import land
+from pipelines.ingest.manifest import MANIFEST
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings
 from pipelines.stage.pool import Progress as StageProgress
@@ -55,6 +56,8 @@ def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
             )
             if report.failures:
                 raise RuntimeError(f"{batch}: {report.failures}")
+            if batch == INTERACTIVE:
+                balance(folder)
             land(folder, store, batch)
             ingest_batch(store, batch)
             for name, entry in STAGES.items():
@@ -103,6 +106,19 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
         ),
         TEST: StudioSettings(seed=_SEEDS[TEST], clips=settings.test_clips, test_share=1, **common, **zips),
     }
+
+
+def balance(folder: Path) -> None:
+    """As many clips in which a hand opens the zip as in which it moves alike and does not: neither is a good guess."""
+    lines = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+    names = {line["video"] for line in lines}
+    spare = {n for n in names if n.endswith("_other.mp4") and n.replace("_other.", "_undone.") in names}
+    (folder / MANIFEST).write_text(
+        "".join(f"{json.dumps(v, sort_keys=True)}\n" for v in lines if v["video"] not in spare)
+    )
+    for name in spare:
+        # A video that no line names would be ingested all the same.
+        (folder / name).unlink(missing_ok=True)
 
 
 def training_manifest(store: DeltaStore, batches: tuple[str, ...]) -> tuple[Path, str]:

@@ -19,7 +19,7 @@ class AblationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     interactive_clips: int = Field(
-        100, ge=1, description="Rendered training scenes with interactions; each in two garments, and once left undone"
+        100, ge=1, description="Rendered training scenes with interactions; done in one garment, left undone in another"
     )
     ordinary_clips: int = Field(60, ge=1, description="Rendered training scenes without; each in two garments")
     test_clips: int = Field(30, ge=1, description="Held-back clips; those with an interaction are dressed")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import report
+from benchmarks.ablation.data import balance
 from benchmarks.ablation.evaluate import nearness
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
 from benchmarks.ablation.run import read_result, result_file
@@ -136,3 +137,15 @@ def test_seeds_measured_on_other_clips_are_not_averaged():
     one, two = (_result(job, settings, [0.7] * n, [0.1] * n) for n, job in zip((2, 3), jobs(2, ("e",))))
     with pytest.raises(ValueError, match="different clips"):
         report.summary([one, two])
+
+
+def test_as_many_clips_are_done_as_undone(tmp_path):
+    names = ["clip_0.mp4", "clip_0_other.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"]
+    for _ in range(2):  # rendering again writes the manifest anew
+        (tmp_path / "manifest.jsonl").write_text("".join(f'{{"video": "{n}"}}\n' for n in names))
+        for name in names:
+            (tmp_path / name).touch()
+        balance(tmp_path)
+        kept = {"clip_0.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"}
+        assert {p.name for p in tmp_path.glob("*.mp4")} == kept
+        assert {line["video"] for line in map(json.loads, (tmp_path / "manifest.jsonl").open())} == kept
