@@ -114,6 +114,8 @@ def _run(
         "ema_decay": 0.99,
         "precision": "fp32",
         "flow_shift": 3.0,
+        "unmasked_weight": 0.1,
+        "loss_space": "pixel",
         "seed": job.seed,
         "threads": 1,
         "log_every": 50,

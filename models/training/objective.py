@@ -15,6 +15,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from models.itryon.losses import Loss, add_noise, flow_matching_target, itryon_loss
 from models.training.config import TrainConfig
 from models.training.data import Batch
+from models.vae import nano_pixel_energy
 
 _TIMESTEPS = 1000
 
@@ -135,11 +136,19 @@ def training_losses(model: torch.nn.Module, batch: Batch, config: TrainConfig, g
         conditions.action_mask,
         weight=config.lambda_action,
         reduction=config.action_loss_reduction,
-        # Without weights the loss is the paper's to the last bit.
-        position_weight=None
-        if config.unmasked_weight == 1
-        else conditions.repainted.float().clamp(min=config.unmasked_weight),
+        element_weight=element_weight(conditions, config),
     )
+
+
+def element_weight(conditions: Conditions, config: TrainConfig) -> torch.Tensor | None:
+    """How much each element of the error counts, (B, C or 1, Tr, h, w); None where all count alike, as in the paper."""
+    weight = None
+    if config.unmasked_weight < 1:
+        weight = conditions.repainted.float().clamp(min=config.unmasked_weight)
+    if config.loss_space == "pixel":
+        energy = torch.tensor(nano_pixel_energy(), device=conditions.target.device).view(1, -1, 1, 1, 1)
+        weight = energy if weight is None else weight * energy
+    return weight
 
 
 def _behind(views: int, values: torch.Tensor) -> torch.Tensor:
