@@ -72,15 +72,15 @@ def test_committed_weights_are_small_and_orthonormal(nano: PatchAutoencoder) -> 
     assert len(nano_vae_digest()) == 64
 
 
-def test_channels_weighted_by_their_energy_add_up_to_pixels(vae):
+def test_channels_weighted_by_their_energy_add_up_to_pixels(nano):
     g = torch.Generator().manual_seed(0)
     one, two = (torch.rand(1, 3, 9, 16, 24, generator=g) * 2 - 1 for _ in range(2))
-    deviation = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    latents = [vae.encode(v).latent_dist.mode() / deviation for v in (one, two)]
+    deviation = torch.tensor(nano.config.latents_std).view(1, -1, 1, 1, 1)
+    latents = [nano.encode(v).latent_dist.mode() / deviation for v in (one, two)]
     energy = torch.tensor(nano_pixel_energy()).view(1, -1, 1, 1, 1)
     # The difference of the pixels, as far as the components can hold it.
     difference = blocks_of(one) - blocks_of(two)
-    held = difference @ torch.linalg.pinv(vae.basis) @ vae.basis
+    held = difference @ torch.linalg.pinv(nano.basis) @ nano.basis
     expected = held.square().sum().item()
     assert ((latents[0] - latents[1]).square() * energy).sum().item() == pytest.approx(expected, rel=1e-3)
 
