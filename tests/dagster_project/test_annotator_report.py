@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from dagster_project.annotators import print_report
 from dagster_project.build import build_defs
 from dagster_project.cli import app
-from pipelines.evaluation.annotators.goals import GOALS, shown
+from pipelines.evaluation.annotators.goals import GOALS
+from pipelines.evaluation.shown import interval_shown, shown
 from pipelines.previews.canvas import MAX_BYTES
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import CAPTIONS, HANDS, POSE
@@ -107,9 +108,7 @@ def test_the_report_is_part_of_no_other_job():
 
 
 def test_figures_as_people_read_them():
-    assert [shown(0.9512, "share"), shown(14.96, "mm"), shown(1.234, "ratio"), shown(None, "mm")] == [
-        "95.1 %",
-        "15.0 mm",
-        "1.23",
-        "–",
-    ]
+    values = [(0.9512, "share"), (14.96, "mm"), (1.234, "ratio"), (None, "mm")]
+    assert [shown(v, unit=unit) for v, unit in values] == ["95.1 %", "15.0 mm", "1.23", "–"]
+    assert shown(0.5, 0.25, 0.75, digits=3) == "0.500 (0.250 to 0.750)" and shown(0.5, 0.25, None) == "0.50"
+    assert interval_shown(0.9, 0.95, unit="share") == "90.0 to 95.0 %" and interval_shown(None, None) == "–"
