@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, Row, jobs
 from benchmarks.ablation.run import RESULTS, read_result
+from pipelines.evaluation.bootstrap import cluster_draws, percentile_interval
 
 _DRAWS = 2000
 _MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -47,13 +48,12 @@ def interval(values: np.ndarray, seed: int = 0) -> Interval:
         values: (seeds, clips).
         seed: Of the bootstrap.
     """
-    rng = np.random.default_rng(seed)
     seeds, clips = values.shape
-    means = [
-        values[np.ix_(rng.integers(seeds, size=seeds), rng.integers(clips, size=clips))].mean() for _ in range(_DRAWS)
-    ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    of_seeds, of_clips = cluster_draws([seeds, clips], _DRAWS, seed)
+    means = np.einsum("bs,sc,bc->b", of_seeds, values, of_clips, optimize=True) / values.size
+    found = percentile_interval(means, 0.95)
+    assert found is not None
+    return Interval(float(values.mean()), *found)
 
 
 def measured(settings: AblationSettings, folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:

@@ -17,8 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipelines.checkpoints.current import decisions
 from pipelines.checkpoints.train import CheckpointMissing, find_checkpoint
-from pipelines.evaluation.leaderboard import leaderboard_rows, number
+from pipelines.evaluation.leaderboard import leaderboard_rows
 from pipelines.evaluation.rates import rates
+from pipelines.evaluation.shown import shown
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import (
     CHECKPOINTS,
@@ -70,7 +71,7 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     environment = Environment(
         loader=PackageLoader("pipelines.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = lambda m, digits=3: number(m["value"], m["low"], m["high"], digits)
+    environment.filters["number"] = lambda m, digits=3: shown(m["value"], m["low"], m["high"], digits=digits)
     text = environment.get_template("report.html").render(
         row=row,
         config=json.dumps(json.loads(checkpoint["config"]), indent=1, sort_keys=True),

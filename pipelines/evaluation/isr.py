@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.judges.base import Judge, JudgeRequest, Verdict
+from models.judges.base import Judge, JudgeRequest, Sampling, Verdict
 from pipelines.captions.contact import ContactReader
 from pipelines.captions.rows import interactions
 from pipelines.captions.stage import vlm_cache
@@ -63,9 +63,9 @@ def make_judge(settings: IsrSettings, store: DeltaStore, cache_dir: Path | None 
     return module.make(settings.options if values is None else values, cache_dir or vlm_cache(str(store.root)))
 
 
-def contact_reader(judge: Judge) -> ContactReader | None:
+def contact_reader(sampling: Sampling) -> ContactReader | None:
     """The contact network, for judges that need its reading."""
-    return ContactReader() if judge.needs_contact else None
+    return ContactReader() if sampling.needs_contact else None
 
 
 def judge_checkpoint(

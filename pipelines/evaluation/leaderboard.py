@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipelines.checkpoints.current import decisions, standing
 from pipelines.evaluation.rates import rates
 from pipelines.evaluation.settings import LEADERBOARD_VERSION
+from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.model_schemas import METRIC
@@ -154,18 +155,10 @@ def _isr(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def number(value: float | None, low: float | None = None, high: float | None = None, digits: int = 3) -> str:
-    """A value with its interval for people; a dash where it is not known."""
-    if value is None:
-        return "–"
-    interval = "" if low is None or high is None else f" ({low:.{digits}f} to {high:.{digits}f})"
-    return f"{value:.{digits}f}{interval}"
-
-
 def columns(row: dict[str, Any], names: list[str]) -> list[str]:
     """The cells of a row as people read them; `names` are the metrics shown."""
     of = {m["metric"]: m for m in row["metrics"]}
-    isr = f"{number(row['isr'], row['isr_low'], row['isr_high'], 2)}, {row['isr_judged']} judged"
+    isr = f"{shown(row['isr'], row['isr_low'], row['isr_high'])}, {row['isr_judged']} judged"
     kappa = "never validated" if row["judge_kappa"] is None else f"{row['judge_kappa']:.2f}"
     values = [of.get(n, {"value": None, "low": None, "high": None}) for n in names]
     parent = row["parent_checkpoint_id"]
@@ -177,7 +170,7 @@ def columns(row: dict[str, Any], names: list[str]) -> list[str]:
         row["training_set_id"][:12],
         isr if row["isr"] is not None else "–",
         kappa if row["isr"] is not None else "–",
-        *(number(m["value"], m["low"], m["high"]) for m in values),
+        *(shown(m["value"], m["low"], m["high"], digits=3) for m in values),
         str(row["tryon_videos"]),
     ]
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from pipelines.checkpoints.current import KEPT, PROMOTED, ROLLED_BACK, decisions, standing
 from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint
-from pipelines.evaluation.leaderboard import higher_is_better, number, read_leaderboard, write_leaderboard
+from pipelines.evaluation.leaderboard import higher_is_better, read_leaderboard, write_leaderboard
 from pipelines.evaluation.settings import PROMOTION_VERSION
+from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, PROMOTIONS
@@ -143,7 +144,7 @@ def _compare(candidate: Measure, current: Measure) -> str:
 
 
 def _shown(measure: Measure) -> str:
-    return number(measure.value, measure.low, measure.high)
+    return shown(measure.value, measure.low, measure.high, digits=3)
 
 
 def measures(row: dict[str, Any]) -> dict[str, Measure]:
