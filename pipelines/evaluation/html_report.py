@@ -62,7 +62,7 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     checkpoint = find_checkpoint(store, checkpoint_id)
     if checkpoint is None:
         raise CheckpointMissing(f"There is no checkpoint {checkpoint_id!r}: `itryon leaderboard` lists those there are")
-    row = next(r for r in leaderboard_rows(store) if r["checkpoint_id"] == checkpoint_id)
+    (row,) = leaderboard_rows(store, [checkpoint_id])
     folder.mkdir(parents=True, exist_ok=True)
     files = _Files(store, folder)
     videos = _videos(store, checkpoint_id, files)
