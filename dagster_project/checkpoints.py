@@ -1,4 +1,4 @@
-"""Commands about checkpoints: leaderboard, promote, rollback, retrain, report. `dagster_project.cli` mounts them."""
+"""Commands about checkpoints, from the leaderboard to a published one. `dagster_project.cli` mounts them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,39 @@ def _store() -> DeltaStore:
 
 
 @app.command()
-def leaderboard(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False) -> None:
-    """All checkpoints with what was measured of them, best first."""
+def leaderboard(
+    ablation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Results of `make ablation`, a file or a folder, to list in place of those in the lake"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+) -> None:
+    """All checkpoints with what was measured of them, best first; and below them the rows of the ablation."""
+    from pipelines.evaluation import ablation as ablations
     from pipelines.evaluation.leaderboard import leaderboard_rows
 
-    rows = leaderboard_rows(_store())
+    store = _store()
+    try:
+        found = ablations.read_ablations(store) if ablation is None else _ablation_rows(ablation)
+    except ablations.AblationError as e:
+        raise fail(str(e)) from e
+    rows = leaderboard_rows(store)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, default=str))
-    elif rows:
-        print_leaderboard(rows, console)
-    else:
+        listed = [{"kind": "checkpoint"} | r for r in rows] + [{"kind": ablations.KIND} | r for r in found]
+        typer.echo(json.dumps(listed, indent=2, default=str))
+        return
+    if not rows and not found:
         raise fail("no checkpoint was trained yet: run `itryon train`")
+    if rows:
+        print_leaderboard(rows, console)
+    if found:
+        print_ablations(found, console)
+
+
+def _ablation_rows(paths: list[Path]) -> list[dict[str, Any]]:
+    from pipelines.evaluation.ablation import ablation_rows, read_results
+
+    return ablation_rows(read_results(paths))
 
 
 @app.command()
@@ -115,4 +137,14 @@ def print_leaderboard(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(*heads(names), title="Leaderboard, best first")
     for row in rows:
         table.add_row(*map(escape, columns(row, names)))
+    console.print(table)
+
+
+def print_ablations(rows: list[dict[str, Any]], console: Console) -> None:
+    """Rows of an ablation as a table of their own."""
+    from pipelines.evaluation.ablation import HEADS, TITLE, cells
+
+    table = Table(*HEADS, title=TITLE)
+    for row in rows:
+        table.add_row(*map(escape, cells(row)))
     console.print(table)
