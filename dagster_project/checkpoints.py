@@ -129,6 +129,30 @@ def report(
     console.print(f"{written.page} with {written.videos} videos", highlight=False)
 
 
+@app.command()
+def publish(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint_id, `current` or `latest`")],
+    out: Annotated[Path, typer.Option(help="Folder to write; empty, or not there yet")],
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="SPDX identifier for the weights; by default that of what they started from"),
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Put in frames of the worst and best try-on videos")] = True,
+) -> None:
+    """Write a checkpoint in half precision with its model card, to hand on or to upload to a hub."""
+    from pipelines.publish.checkpoint import publish_checkpoint
+
+    try:
+        done = publish_checkpoint(_store(), checkpoint, out, licence=licence, pictures=pictures)
+    except (LookupError, OSError, ValueError) as e:
+        raise fail(str(e)) from e
+    for line in done.missing:
+        console.print(f"[yellow]missing on the card[/] {escape(line)}", highlight=False)
+    if done.pictures:
+        console.print(f"{len(done.pictures)} pictures show people: hand them on only if they agreed", highlight=False)
+    console.print(f"checkpoint {done.checkpoint_id}: {done.card}", highlight=False, soft_wrap=True)
+
+
 def print_leaderboard(rows: list[dict[str, Any]], console: Console) -> None:
     """The leaderboard as a table."""
     from pipelines.evaluation.leaderboard import columns, heads, shown_metrics
