@@ -67,8 +67,8 @@ format: $(STAMP)  ## Apply the style
 ui: $(STAMP)  ## Open the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/itryon ui
 
-snapshots: $(STAMP)  ## Accept changed asset specs, jobs and sensors
-	$(BIN)/python -m pytest tests/dagster_project/test_specs.py --snapshot-update
+snapshots: $(STAMP)  ## Accept changed asset specs, jobs, sensors and model cards
+	$(BIN)/python -m pytest tests/dagster_project/test_specs.py tests/pipelines/test_publish_checkpoint.py --snapshot-update
 
 clean:  ## Remove the virtual environment; lakes and caches stay
 	rm -rf $(VENV)

@@ -11,25 +11,35 @@ from pipelines.store.schemas import LEADERBOARD, PROMOTIONS
 @dg.asset(
     deps=["itryon_checkpoint", "tryon_videos", "video_metrics", "isr_scores"],
     description="One row a checkpoint: metrics with mode and interval, ISR with interval and the judge's kappa, "
-    "parent, training set, and whether it is the current one.",
+    "parent, training set, and whether it is the current one.\n\nResults of the ablation (settings `leaderboard`) are "
+    "shown beside them and kept in table `ablations`; none of them is a checkpoint.",
     code_version=LEADERBOARD_VERSION,
     kinds={"deltalake"},
     metadata=static_metadata(LEADERBOARD),
-    required_resource_keys={"lake"},
+    required_resource_keys={"lake", "leaderboard"},
     group_name="evaluation",
     owners=["team:machine-learning"],
 )
 def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    """Gather what is known of all checkpoints."""
+    """Gather what is known of all checkpoints, and the results of an ablation where settings name some."""
+    from pipelines.evaluation import ablation
     from pipelines.evaluation.leaderboard import leaderboard_markdown, write_leaderboard
     from pipelines.stage import digest
 
-    store = context.resources.lake.store()
-    rows = write_leaderboard(store, Commit(context.run.run_id))
-    content = [{k: v for k, v in r.items() if k not in ("created_at", "run_id", "table_versions")} for r in rows]
+    store, commit = context.resources.lake.store(), Commit(context.run.run_id)
+    try:
+        results = ablation.read_results(context.resources.leaderboard.build().ablation_results)
+        ablation.write_ablations(store, ablation.ablation_rows(results), commit)
+    except ablation.AblationError as e:
+        raise dg.Failure(str(e), allow_retries=False) from e
+    rows, ablations = write_leaderboard(store, commit), ablation.read_ablations(store)
+    shown = "\n\n".join(filter(None, [leaderboard_markdown(rows), ablation.ablations_markdown(ablations)]))
+    content = [
+        {k: v for k, v in r.items() if k not in ("created_at", "run_id", "table_versions")} for r in [*rows, *ablations]
+    ]
     return dg.MaterializeResult(
         metadata=table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows))
-        | {"leaderboard": dg.MetadataValue.md(leaderboard_markdown(rows))},
+        | {"leaderboard": dg.MetadataValue.md(shown), "ablation_rows": len(ablations)},
         data_version=dg.DataVersion(digest(content)[:32]),
     )
 

@@ -27,7 +27,7 @@ from dagster_project.sensors import landing_zone
 from dagster_project.settings_file import configured
 from pipelines.checkpoints.settings import TrainingSettings
 from pipelines.evaluation.judges.settings import JudgeReportSettings
-from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
+from pipelines.evaluation.settings import EvaluationSettings, IsrSettings, LeaderboardSettings
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings
@@ -46,6 +46,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationSettings,
     "isr": IsrSettings,
     "judge_report": JudgeReportSettings,
+    "leaderboard": LeaderboardSettings,
     "retraining": RetrainingSettings,
 }
 """Resource key -> settings model. A backend is chosen in the settings of its family."""

@@ -52,7 +52,12 @@ def ingest(
     console.print(f"{len(landed.added)} new files in {landed.folder}", highlight=False)
     for name, reason in landed.refused.items():
         console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}", highlight=False)
-    materialized("annotate", batch, ["videos", "garments"])
+    try:
+        materialized("annotate", batch, ["videos", "garments"])
+    except typer.Exit:
+        # The run fails where no file is usable, and then the reasons matter most: they are rows all the same.
+        _print_videos(batch)
+        raise
     _print_videos(batch)
     console.print(f"Next: itryon materialize --batch {batch}", highlight=False)
 

@@ -141,6 +141,7 @@ def _run(
     summary = json.loads((folder / "training" / "summary.json").read_text())
     result = {
         "row": job.row.name,
+        "title": job.row.title,
         "seed": job.seed,
         "settings": settings.digest,
         "training_set": training_set,

@@ -16,19 +16,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipelines.checkpoints.current import decisions
+from pipelines.checkpoints.lineage import lineage
 from pipelines.checkpoints.train import CheckpointMissing, find_checkpoint
 from pipelines.evaluation.leaderboard import leaderboard_rows
 from pipelines.evaluation.rates import rates
 from pipelines.evaluation.shown import shown
 from pipelines.store import DeltaStore
-from pipelines.store.schemas import (
-    CHECKPOINTS,
-    ISR_SCORES,
-    TRAINING_SETS,
-    TRYON_VIDEOS,
-    VIDEO_METRICS,
-    VIDEOS,
-)
+from pipelines.store.schemas import ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
 
 PAGE = "index.html"
 
@@ -63,7 +57,7 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     checkpoint = find_checkpoint(store, checkpoint_id)
     if checkpoint is None:
         raise CheckpointMissing(f"There is no checkpoint {checkpoint_id!r}: `itryon leaderboard` lists those there are")
-    row = next(r for r in leaderboard_rows(store) if r["checkpoint_id"] == checkpoint_id)
+    (row,) = leaderboard_rows(store, [checkpoint_id])
     folder.mkdir(parents=True, exist_ok=True)
     files = _Files(store, folder)
     videos = _videos(store, checkpoint_id, files)
@@ -85,27 +79,6 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(page)
     return HtmlReport(page, files.copied_videos, files.missing)
-
-
-def lineage(store: DeltaStore, checkpoint_id: str) -> list[dict[str, Any]]:
-    """The checkpoint, its parent and so on: each row with the batches and clips of its training set."""
-    rows = {r["checkpoint_id"]: r for r in store.read(CHECKPOINTS).to_pylist()}
-    sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
-    out: list[dict[str, Any]] = []
-    name: str | None = checkpoint_id
-    while name is not None and (row := rows.pop(name, None)):
-        made_of = sets.get(row["training_set_id"])
-        out.append(
-            {k: row[k] for k in ("checkpoint_id", "training_set_id", "steps", "created_at", "weights_sha256")}
-            | {
-                "batches": made_of["batches"] if made_of else [],
-                "num_clips": made_of["num_clips"] if made_of else None,
-                "num_interaction_clips": made_of["num_interaction_clips"] if made_of else None,
-                "table_versions": dict(made_of["table_versions"]) if made_of else {},
-            }
-        )
-        name = row["parent_checkpoint_id"]
-    return out
 
 
 class _Files:

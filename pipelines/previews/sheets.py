@@ -7,6 +7,7 @@ many more there are.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from pipelines.store.schemas import GARMENTS, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
 
 _log = logging.getLogger(__name__)
 _WIDTH = 1080
+_MOST_BYTES = 400_000
+"""Of a picture that stands in a file of its own."""
+_PANELS = "each picture: source | agnostic | garment | result"
 _GAP = 6
 _COLUMNS_READ = {
     "pose": ["frame", "detected", "landmarks", "score", "person_mask"],
@@ -122,15 +126,40 @@ def tryon_sheet(store: DeltaStore, checkpoint_id: str, *, max_videos: int = 4, c
             blocks.append(paragraph(_WIDTH, row["reason"] or row["status"], VERMILION, lines=2))
             continue
         path = store.blobs.local_path(row["side_by_side_uri"])
-        shown = pictures.read_frames(path, pictures.spread(columns, row["num_frames"]), 4096)
-        tiles = []
-        for frame, rgb in shown.items():
-            tile = fitted(rgb, width, max(24, round(width * rgb.shape[0] / rgb.shape[1])))
-            tiles.append(label(tile, f"f{row['start_frame'] + frame}"))
-        if tiles:
+        if tiles := _moments(path, row["start_frame"], row["num_frames"], columns, width):
             blocks.append(strip(tiles))
-    blocks.insert(0, paragraph(_WIDTH, "each picture: source | agnostic | garment | result", FAINT))
+    blocks.insert(0, paragraph(_WIDTH, _PANELS, FAINT))
     return encode(canvas.stack(blocks, _WIDTH))
+
+
+def tryon_moments(
+    side_by_side: str | os.PathLike[str], *, start: int, num_frames: int, title: str, note: str = "", moments: int = 4
+) -> bytes:
+    """One try-on video as a picture of its own: moments of its side-by-side video below each other, as JPEG.
+
+    Args:
+        side_by_side: The side-by-side video.
+        start: Source frame of its first frame.
+        num_frames: Frames it has.
+        title: What it shows.
+        note: What to know of it.
+        moments: Frames shown, evenly spread.
+
+    Raises:
+        pipelines.video.VideoError: The file cannot be read.
+    """
+    tiles = _moments(side_by_side, start, num_frames, moments, _WIDTH)
+    blocks = [heading(_WIDTH, title, note), paragraph(_WIDTH, _PANELS, FAINT), strip(tiles, 1)]
+    return encode(canvas.stack(blocks, _WIDTH), _MOST_BYTES)
+
+
+def _moments(path: str | os.PathLike[str], start: int, num_frames: int, count: int, width: int) -> list[np.ndarray]:
+    """Frames of a side-by-side video, evenly spread, with their number in the source."""
+    tiles = []
+    for frame, rgb in pictures.read_frames(path, pictures.spread(count, num_frames), 4096).items():
+        tile = fitted(rgb, width, max(24, round(width * rgb.shape[0] / rgb.shape[1])))
+        tiles.append(label(tile, f"f{start + frame}"))
+    return tiles
 
 
 def _attempt(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:

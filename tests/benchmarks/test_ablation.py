@@ -13,6 +13,7 @@ from benchmarks.ablation.evaluate import nearness
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
 from benchmarks.ablation.run import read_result, result_file
 from models.training.config import TrainConfig
+from pipelines.evaluation.ablation import interval
 
 FRAMES, SIZE = 6, 20
 
@@ -51,18 +52,18 @@ def test_an_interaction_that_nobody_sees_has_no_verdict(truths):
 
 def test_interval_covers_the_mean_and_shrinks_with_clips():
     rng = np.random.default_rng(3)
-    few, many = (report.interval((rng.random((2, n)) < 0.4).astype(float)) for n in (10, 400))
+    few, many = (interval((rng.random((2, n)) < 0.4).astype(float)) for n in (10, 400))
     for found in (few, many):
         assert found.low <= found.mean <= found.high
     # The normal approximation, by itself: 1.96 standard errors either side, clips shared by seeds.
     assert many.high - many.low < 0.5 * (few.high - few.low)
-    constant = report.interval(np.ones((3, 5)))
+    constant = interval(np.ones((3, 5)))
     assert (constant.low, constant.mean, constant.high) == (1, 1, 1)
 
 
 def test_interval_agrees_with_the_normal_approximation():
     values = np.random.default_rng(0).normal(0.5, 0.2, (1, 500))
-    found = report.interval(values)
+    found = interval(values)
     error = 1.96 * values.std() / np.sqrt(500)
     assert found.low == pytest.approx(values.mean() - error, abs=0.2 * error)
     assert found.high == pytest.approx(values.mean() + error, abs=0.2 * error)
