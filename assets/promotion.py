@@ -10,8 +10,9 @@ from pipelines.store.schemas import LEADERBOARD, PROMOTIONS
 
 @dg.asset(
     deps=["itryon_checkpoint", "tryon_videos", "video_metrics", "isr_scores"],
-    description="One row a checkpoint: metrics with mode and interval, ISR with interval and the judge's kappa, "
-    "parent, training set, and whether it is the current one.",
+    description="All checkpoints with what was measured of them, best first: interaction success rate (ISR) with the "
+    "kappa of its judge, metrics with intervals, parent, training set, and which one is the current one.\n\n"
+    "One row: a checkpoint. Only rows that were evaluated on the same videos compare.",
     code_version=LEADERBOARD_VERSION,
     kinds={"deltalake"},
     metadata=static_metadata(LEADERBOARD),
@@ -28,16 +29,17 @@ def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     rows = write_leaderboard(store, Commit(context.run.run_id))
     content = [{k: v for k, v in r.items() if k not in ("created_at", "run_id", "table_versions")} for r in rows]
     return dg.MaterializeResult(
-        metadata=table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows))
-        | {"leaderboard": dg.MetadataValue.md(leaderboard_markdown(rows))},
+        metadata={"leaderboard": dg.MetadataValue.md(leaderboard_markdown(rows)), "checkpoints": len(rows)}
+        | table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows)),
         data_version=dg.DataVersion(digest(content)[:32]),
     )
 
 
 @dg.asset(
     deps=["leaderboard"],
-    description="Decisions about which checkpoint is the current one. The checkpoint evaluated last is promoted unless "
-    "ISR or a metric falls beyond the confidence intervals.\n\n`itryon rollback` goes back.",
+    description="Decisions about which checkpoint is the current one. The checkpoint evaluated last (the candidate) is "
+    "promoted unless its interaction success rate (ISR) or a metric falls beyond the confidence intervals of the "
+    "current one.\n\nOne row: a decision with its reason. `itryon rollback` goes back.",
     code_version=PROMOTION_VERSION,
     kinds={"deltalake"},
     metadata=static_metadata(PROMOTIONS),
@@ -53,25 +55,24 @@ def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 def promotions(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Decide on the checkpoint that was evaluated last."""
     from pipelines.checkpoints.current import current_id, decisions
-    from pipelines.evaluation.promotion import PromotionError, promote
+    from pipelines.evaluation.promotion import PromotionError, comparison_markdown, promote
 
     store = context.resources.lake.store()
     candidate = upstream_metadata(context, "isr_scores", "checkpoint_id")
     try:
-        decision, _ = promote(store, candidate, Commit(context.run.run_id))
+        decision, row = promote(store, candidate, Commit(context.run.run_id))
     except PromotionError as e:
         raise dg.Failure(str(e), allow_retries=False) from e
     current = current_id(store)
     return dg.MaterializeResult(
-        metadata=table_metadata(store, PROMOTIONS, store.version(PROMOTIONS), len(decisions(store)))
-        | {
-            "candidate": candidate,
+        metadata={
             "promoted": decision.promote,
-            "current_checkpoint_id": current or "none",
             "reason": decision.reason,
-            "compared": dg.MetadataValue.json(decision.compared),
-            "not_compared": dg.MetadataValue.json(decision.missing),
-        },
+            "comparison": dg.MetadataValue.md(comparison_markdown(row)),
+            "candidate": candidate,
+            "current_checkpoint_id": current or "none",
+        }
+        | table_metadata(store, PROMOTIONS, store.version(PROMOTIONS), len(decisions(store))),
         data_version=dg.DataVersion(current or "none"),
         check_results=[
             dg.AssetCheckResult(
