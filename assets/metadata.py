@@ -1,7 +1,7 @@
 """Metadata that people look at in the UI: schema, counts, table versions, contact sheets, plots.
 
 The UI keeps the order of the entries: what a person looks for comes first (pictures, results, what failed), where it
-lies in the lake last. It shows Markdown of less than 1,000 characters in place, more of it, and so pictures, by a click.
+lies in the lake last. It shows Markdown of less than 1,000 characters in place, more of it and pictures by a click.
 """
 
 from __future__ import annotations
