@@ -57,6 +57,7 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     rows = store.read(VIDEO_METRICS, where={"checkpoint_id": checkpoint_id})
     values = {m.metric: round(m.value, 4) for m in report.whole if m.value is not None}
     missing = {m.metric: m.reason or "no reason given" for m in report.whole if m.value is None}
+    notes = {m.metric: m.note for m in report.whole if m.value is not None and m.note}
     return dg.MaterializeResult(
         metadata={
             "metrics": dg.MetadataValue.md(markdown_table(report)),
@@ -64,7 +65,11 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "mode": report.mode,
         }
         | values
-        | {"not_computed": reasons("metric", missing), "left_out": reasons("video", report.left_out)}
+        | {
+            "notes": reasons("metric", notes),
+            "not_computed": reasons("metric", missing),
+            "left_out": reasons("video", report.left_out),
+        }
         | table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows),
         data_version=dg.DataVersion(digest(rows.select(["tryon_id", "metric", "mode", "value"]).to_pylist())[:32]),
     )

@@ -76,7 +76,7 @@ class EvaluationReport:
 
 
 def markdown_table(report: EvaluationReport) -> str:
-    """The metrics of the set that could be computed as a Markdown table, notes about them below."""
+    """The metrics of the set that could be computed as a Markdown table; without their notes, which are sentences."""
     computed = [m for m in report.whole if m.value is not None]
     if not computed:
         return "no metric could be computed"
@@ -86,6 +86,4 @@ def markdown_table(report: EvaluationReport) -> str:
         name, _, digest = m.network.partition(" ")
         network = f"{name} `{digest[:12]}`" if digest else name or "–"
         lines.append(f"| {m.metric} | {m.value:.4f} | {interval} | {m.num_samples} | {network} |")
-    # Notes are sentences: in a column they would leave the numbers no room.
-    notes = dict.fromkeys(f"\n{m.metric}: {m.note}" for m in computed if m.note)
-    return "\n".join([*lines, *notes])
+    return "\n".join(lines)

@@ -130,13 +130,12 @@ def _answers(url: str) -> bool:
 
 
 def _end(server: subprocess.Popen) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        # The session that was started above, and nothing else.
+    # Asked to stop as by Ctrl+C, and then the session that was started above, and nothing else.
+    for stop in (lambda: server.send_signal(signal.SIGINT), lambda: os.killpg(server.pid, signal.SIGKILL)):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
+            stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(60)
-    server.wait(60)
 
 
 def land_second(live: LiveLake, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 
 from assets.partitions import BATCHES
@@ -23,7 +25,7 @@ def row(name: str) -> str:
 def shown_picture(browser: Browser, name: str) -> tuple[int, int]:
     """Open the picture in a row of metadata; width and height that the browser decoded."""
     browser.click(row(name) + SHOW)
-    image = "//img[starts-with(@src, 'data:image/')]"
+    image = "//img[starts-with(@src, 'data:image/jpeg') or starts-with(@src, 'data:image/png')]"
     browser.until(f"picture {name}", lambda: [e for e in browser.find(image) if size(browser, e)[0] > 0])
     return size(browser, browser.find(image)[-1])
 
@@ -32,24 +34,31 @@ def size(browser: Browser, image) -> tuple[int, int]:
     return tuple(browser.driver.execute_script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", image))
 
 
-def test_the_lineage_has_every_asset_and_no_dialogue_before_it(live: LiveLake, browser: Browser, picture) -> None:
+def open_lineage(live: LiveLake, browser: Browser, selection: str = "") -> set[str]:
+    """Open the lineage of a selection with all groups open; the assets there are."""
     edges, groups = asset_edges()
-    browser.size(1900, 1000)
     expanded = ",".join(f"global@global:{g}" for g in sorted(set(groups.values())))
-    browser.open(f"{live.url}/asset-groups?expanded={expanded}")
-    browser.shows(*edges)
-    assert "Sign up" not in browser.text
-    picture("lineage")
-    browser.size(1400, 900)
+    browser.open(f"{live.url}/asset-groups?" + urlencode({"asset-selection": selection, "expanded": expanded}))
+    return set(edges)
+
+
+def test_the_lineage_has_every_asset_and_no_dialogue_before_it(live: LiveLake, browser: Browser, picture) -> None:
+    browser.size(1900, 1000)
+    try:
+        browser.shows(*open_lineage(live, browser))
+        assert "Sign up" not in browser.text
+        picture("lineage")
+    finally:
+        browser.size(1400, 900)
 
 
 def test_the_lineage_of_retraining(live: LiveLake, browser: Browser, picture) -> None:
-    browser.open(f"{live.url}/asset-groups?asset-selection=key%3A%22clips%22%2B")
-    chain = ("clips", "training_set", "itryon_checkpoint", "tryon_videos", "isr_scores", "leaderboard", "promotions")
-    browser.click(
-        "//*[contains(normalize-space(text()), 'training')]"
-    ) if "itryon_checkpoint" not in browser.text else None
-    browser.shows(*chain)
+    assets = open_lineage(live, browser, 'key:"clips"+')
+    below = {"clips", "training_set", "itryon_checkpoint", "tryon_videos", "video_metrics", "isr_scores"}
+    below |= {"leaderboard", "promotions"}
+    browser.shows(*below)
+    browser.settled()
+    assert not [a for a in assets - below if a in browser.text.split()]
     picture("retraining-lineage")
 
 
