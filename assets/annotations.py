@@ -55,13 +55,12 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
                 )
             except LookupError as e:
                 raise dg.Failure(str(e), allow_retries=False) from e
-        metadata = stage_metadata(store, spec, report)
-        metadata["preview"] = picture(contact_sheet(store, batch, entry.name)) or "nothing to show"
+        shown = {"preview": picture(contact_sheet(store, batch, entry.name)) or "nothing to show"}
         if entry.name == list(STAGES)[-1]:
             # The last stage shows what all of them took.
-            metadata["throughput"] = picture(stage_times(store, batch)) or "nothing to show"
+            shown["throughput"] = picture(stage_times(store, batch)) or "nothing to show"
         return dg.MaterializeResult(
-            metadata=metadata,
+            metadata=shown | stage_metadata(store, spec, report),
             data_version=dg.DataVersion(report.data_version),
             check_results=check_results(check_stage(store, spec, batch), entry.name),
         )

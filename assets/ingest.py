@@ -27,14 +27,15 @@ _COMMON: dict[str, Any] = {
         dg.AssetSpec(
             "videos",
             description="Raw videos of a batch: probed, scored, checked for cuts and duplicates, stored by content.\n\n"
-            "A file that cannot be used is a row with the reason, never a failed batch.",
+            "One row: a file. One that cannot be used is a row with the reason, never a failed batch.",
             metadata=static_metadata(VIDEOS),
             kinds={"deltalake", "ffmpeg"},
             **_COMMON,
         ),
         dg.AssetSpec(
             "garments",
-            description="Garment photos of a batch with a foreground mask.",
+            description="Product photos of the garments of a batch, each with a mask of what in it is the garment.\n\n"
+            "One row: a photo. Try-on dresses people in them.",
             metadata=static_metadata(GARMENTS),
             kinds={"deltalake", "opencv"},
             **_COMMON,
@@ -64,15 +65,19 @@ def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     videos_version, garments_version = store.version(VIDEOS), store.version(GARMENTS)
     yield dg.MaterializeResult(
         asset_key="videos",
-        metadata=table_metadata(store, VIDEOS, videos_version, report.rows)
-        | {"ok": report.ok, "rejected": report.rejected, "error": report.errors}
-        | {"preview": picture(contact_sheet(store, batch, "videos")) or "nothing to show"},
+        metadata={
+            "preview": picture(contact_sheet(store, batch, "videos")) or "nothing to show",
+            "files_ok": report.ok,
+            "files_rejected": report.rejected,
+            "files_with_errors": report.errors,
+        }
+        | table_metadata(store, VIDEOS, videos_version, report.rows),
         data_version=dg.DataVersion(str(videos_version)),
         check_results=check_results(check_videos(store, batch), "videos"),
     )
     yield dg.MaterializeResult(
         asset_key="garments",
-        metadata=table_metadata(store, GARMENTS, garments_version, report.garments)
-        | {"preview": picture(contact_sheet(store, batch, "garments")) or "nothing to show"},
+        metadata={"preview": picture(contact_sheet(store, batch, "garments")) or "nothing to show"}
+        | table_metadata(store, GARMENTS, garments_version, report.garments),
         data_version=dg.DataVersion(str(garments_version)),
     )

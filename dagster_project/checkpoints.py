@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
@@ -154,14 +155,22 @@ def publish(
 
 
 def print_leaderboard(rows: list[dict[str, Any]], console: Console) -> None:
-    """The leaderboard as a table."""
+    """The leaderboard as a table; in a terminal less than half as wide, a list for each checkpoint."""
     from pipelines.evaluation.leaderboard import columns, heads, shown_metrics
 
     names = shown_metrics(rows)
-    table = Table(*heads(names), title="Leaderboard, best first")
-    for row in rows:
-        table.add_row(*map(escape, columns(row, names)))
-    console.print(table)
+    titles, cells = heads(names), [[escape(c) for c in columns(row, names)] for row in rows]
+    table = Table(*titles, title="Leaderboard, best first")
+    for row in cells:
+        table.add_row(*row)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= 2 * console.width:
+        console.print(table)
+        return
+    for number, row in enumerate(cells, 1):
+        table = Table(title=f"{number} of {len(cells)}" + (", the best" if number == 1 else ""), show_header=False)
+        for title, cell in zip(titles, row):
+            table.add_row(title, cell)
+        console.print(table)
 
 
 def print_ablations(rows: list[dict[str, Any]], console: Console) -> None:

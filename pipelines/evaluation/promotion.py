@@ -236,6 +236,24 @@ def promote(store: DeltaStore, candidate_id: str, commit: Commit | None = None) 
     return decision, _record(store, past, row, commit)
 
 
+def comparison_markdown(row: dict[str, Any]) -> str:
+    """What a decision compared as a Markdown table: measure, candidate, the current one then, and how they compare.
+
+    Args:
+        row: A row of `promotions`; an empty one where nothing had to be decided.
+    """
+    found = json.loads(row.get("comparison") or "{}")
+    candidate, current = ({n: Measure(**m) for n, m in found.get(k, {}).items()} for k in ("candidate", "current"))
+    if not candidate:
+        return "nothing was compared"
+    lines = ["| measure | candidate | current then | candidate is |", "|---|---|---|---|"]
+    for name in sorted(candidate | current):
+        sides = [_shown(side[name]) if name in side else "–" for side in (candidate, current)]
+        how = found["compared"].get(name) or found["missing"].get(name) or "–"
+        lines.append(f"| {name} | {' | '.join(sides)} | {how} |")
+    return "\n".join(lines)
+
+
 def rollback(store: DeltaStore, to: str | None = None, commit: Commit | None = None) -> dict[str, Any]:
     """Make an earlier checkpoint, or any other one, the current one by hand; returns the new row of `promotions`.
 

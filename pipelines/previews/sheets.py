@@ -50,11 +50,14 @@ class _Sheet:
         where = {"batch": self.batch, "video_id": video["video_id"]}
         return self.store.read(TABLES[self.stage], _COLUMNS_READ[self.stage], where)
 
+    def tiles(self, video: dict[str, Any]) -> int:
+        """Thumbnails in the video's row: more of those that are narrow, so that they fill it."""
+        # A tall video would fill the sheet: its tiles are as high as those of a wide one are wide.
+        width = self.tile_width * min(1.0, video["width"] / video["height"])
+        return max(self.columns, int((_WIDTH + _GAP) / (width + _GAP)))
+
     def frames(self, video: dict[str, Any], frames: Sequence[int]) -> dict[int, np.ndarray]:
-        side = round(self.tile_width * max(1.0, video["height"] / video["width"]))
-        # A tall video would fill the sheet: its tiles are as high as they are wide.
-        side = min(side, self.tile_width)
-        return pictures.read_frames(self.store.blobs.local_path(video["uri"]), frames, side)
+        return pictures.read_frames(self.store.blobs.local_path(video["uri"]), frames, self.tile_width)
 
 
 def contact_sheet(
@@ -67,7 +70,7 @@ def contact_sheet(
         batch: Batch of videos.
         stage: videos, garments, pose, hands, agnostic_masks, captions or clips.
         max_videos: Videos (garments: rows of photos) to show.
-        columns: Thumbnails a row; a number that suits the stage by default.
+        columns: Thumbnails in the row of a wide video; a number that suits the stage by default.
 
     Returns:
         JPEG bytes, at most `canvas.MAX_BYTES`; None when the batch has nothing to show.
@@ -185,7 +188,7 @@ def _video_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     )
     if video["sharpness"] is not None:
         facts += f" · sharpness {video['sharpness']:.0f}"
-    shown = sheet.frames(video, pictures.spread(sheet.columns, video["num_frames"]))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video), video["num_frames"]))
     cuts = video["cut_frames"] or []
     rows = [heading(_WIDTH, video["source_path"], facts), _tiles(shown, lambda _, rgb: rgb.copy())]
     return [*rows, timeline.cut_strip(cuts, video["num_frames"], _WIDTH)] if cuts else rows
@@ -194,7 +197,7 @@ def _video_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
 def _pose_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     rows = sheet.rows(video)
     detected = np.asarray(rows["detected"].to_numpy(zero_copy_only=False), bool)
-    shown = sheet.frames(video, pictures.spread(sheet.columns, rows["frame"].to_numpy()))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video), rows["frame"].to_numpy()))
 
     def draw(frame: int, rgb: np.ndarray) -> np.ndarray:
         return pictures.with_pose(rgb, pictures.of_frame(rows, frame), (video["height"], video["width"]))
@@ -209,7 +212,7 @@ def _pose_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
 def _hands_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     rows = sheet.rows(video)
     frames = np.unique(rows["frame"].to_numpy())
-    shown = sheet.frames(video, pictures.spread(sheet.columns, frames))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video), frames))
     size = (video["height"], video["width"])
 
     def draw(frame: int, rgb: np.ndarray) -> np.ndarray:
@@ -228,7 +231,7 @@ def _masks_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     from pipelines.masks.agnostic import agnostic_frame
 
     rows = sheet.rows(video)
-    shown = sheet.frames(video, pictures.spread(sheet.columns // 2, rows["frame"].to_numpy()))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video) // 2, rows["frame"].to_numpy()))
     tiles = []
     for frame, rgb in shown.items():
         mask = pictures.mask_of(pictures.of_frame(rows, frame))
@@ -245,7 +248,7 @@ def _captions_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     rows = sheet.rows(video).to_pylist()
     spans = [r for r in rows if r["kind"] == "action"]
     whole = next((r for r in rows if r["kind"] == "global"), None)
-    frames = pictures.spread(sheet.columns, video["num_frames"])
+    frames = pictures.spread(sheet.tiles(video), video["num_frames"])
     shown = sheet.frames(video, frames)
     out = [heading(_WIDTH, video["source_path"], f"{len(spans)} interaction span{'s' * (len(spans) != 1)}")]
     if whole:
@@ -260,7 +263,7 @@ def _clips_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
         return [heading(_WIDTH, video["source_path"], "no training window")]
     # The window with most interaction says most; every window would fill the sheet.
     best = max(clips, key=lambda c: (sum(c["action_mask"]), -c["start_frame"]))
-    frames = [best["start_frame"] + i for i in pictures.spread(sheet.columns, best["num_frames"])]
+    frames = [best["start_frame"] + i for i in pictures.spread(sheet.tiles(video), best["num_frames"])]
     shown = sheet.frames(video, frames)
     note = f"{len(clips)} windows of {best['bucket']} · {best['split']} · from frame {best['start_frame']} · " + (
         ", ".join(best["actions"]) or "no interaction"

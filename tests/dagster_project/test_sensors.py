@@ -14,8 +14,13 @@ from dagster_project.sensors import MAX_RUNS_PER_TICK, landing_zone
 
 
 @pytest.fixture
-def tick(tmp_path):
-    instance = dg.DagsterInstance.ephemeral()
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def tick(tmp_path, instance):
     cursor = None
 
     def run() -> dg.SensorResult:
@@ -68,3 +73,18 @@ def test_a_flood_is_spread_over_ticks(tick, tmp_path):
     result = tick()
     assert len(result.run_requests) == 3
     assert len(json.loads(result.cursor)) == MAX_RUNS_PER_TICK + 3
+
+
+def test_what_was_annotated_by_hand_is_left_alone_until_it_changes(tick, tmp_path, instance, monkeypatch):
+    put(tmp_path, "done", "a.mp4")
+    put(tmp_path, "half", "a.mp4")
+    for asset, batch in (("clips", "done"), ("pose", "half"), ("clips", "newer")):
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=batch))
+    assert [r.partition_key for r in tick().run_requests] == ["half"]
+    put(tmp_path, "done", "b.mp4", age_s=100)
+    assert [r.partition_key for r in tick().run_requests] == ["done"]
+    # Files that came after the batch was annotated, in the eyes of a tick ten minutes later.
+    put(tmp_path, "newer", "a.mp4", age_s=-60)
+    now = time.time()
+    monkeypatch.setattr("dagster_project.sensors.time.time", lambda: now + 600)
+    assert [r.partition_key for r in tick().run_requests] == ["newer"]
