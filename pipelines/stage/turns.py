@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 def turn(store: DeltaStore, stage: str, batch: str) -> Iterator[None]:
     """Wait until no other process of this machine works on the stage of this batch.
 
-    Two runs of a batch share their staged files. The one that was done first deleted them under the other, whose
-    videos became error rows then, and took the place of good ones. The system drops the lock when its process dies.
+    Two runs of a batch share their staged files. The one that was done first deleted them under the other, which
+    failed at its commit or took its videos for bad ones. The system drops the lock when its process dies.
     """
     folder = scratch(store) / "locks"
     folder.mkdir(parents=True, exist_ok=True)

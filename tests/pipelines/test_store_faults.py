@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.ingest import landing
 from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.landing import land, landing_folder
 from pipelines.ingest.settings import IngestSettings
@@ -278,7 +279,7 @@ def test_what_is_filed_later_is_newer_whatever_the_clock_says(lake: DeltaStore, 
 
 
 def test_a_run_waits_for_another_one_of_the_same_stage_and_batch(lake: DeltaStore, tmp_path: Path, monkeypatch):
-    """The first run to be done deleted the staged files of the other, whose videos became error rows."""
+    """The first run to be done deleted the staged files of the other, which failed at its commit."""
     add_fake_videos(lake, "a.mp4", "b.mp4", "c.mp4")
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_STAGE_LOG", str(log))
@@ -298,7 +299,10 @@ def _run_pose(root: str) -> None:
     run_stage(FakePose(FakeSettings(delay_s=0.1)), DeltaStore(root), BATCH, settings=ONE)
 
 
-def test_two_that_land_the_same_batch_lose_no_line(lake: DeltaStore, tmp_path: Path):
+def test_two_that_land_the_same_batch_lose_no_line(lake: DeltaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All would prepare a folder of their own, and only the first could give it the batch's name."""
+    place_one = landing._place_one
+    monkeypatch.setattr(landing, "_place_one", lambda *a: time.sleep(0.2) or place_one(*a))
     for name in "abcd":
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.mp4").write_bytes(name.encode())
