@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Idle OpenMP threads sleep: spinning ones slow their neighbours down.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup weights demo test ui-test coverage fuzz bench ablation lint hooks format ui snapshots clean
+.PHONY: help setup weights demo test ui-test coverage faults fuzz bench ablation lint hooks format ui snapshots clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -43,6 +43,11 @@ coverage: $(STAMP)  ## Run the tests and show which lines they never reach; html
 	@$(BIN)/itryon weights --quiet
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
+
+faults: $(STAMP)  ## Kill, fill, cut, refuse and poison, and hold the pipeline to its promises; run again to go on
+	@$(BIN)/itryon weights --quiet
+	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
+	$(BIN)/python -m tests.faults
 
 fuzz: $(STAMP)  ## Ingest 500 mutated files and hold the rows to what is promised (minutes)
 	$(BIN)/python -m tests.fuzz_ingest --count 500

@@ -158,7 +158,8 @@ def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
             console.print(f"{word} {name}: {escape(str(check.description))}", highlight=False)
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
         error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
+        # Below Dagster's own wrapper lies what the step raised; what that came from says less of what to do.
+        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
             error = error.cause
         reason = error.message.strip() if error is not None else "no reason recorded"
         console.print(f"[red]{event.step_key} failed[/] {escape(reason)}", highlight=False)

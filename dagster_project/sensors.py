@@ -2,7 +2,7 @@
 
 A folder counts once nothing in it has changed for a while, so that a copy under way is not taken for a whole batch.
 A batch whose files change later is annotated again; stages skip what they have done. Batches that were annotated by
-hand before the sensor was turned on are left alone, so that turning it on in a lake with a thousand of them costs no runs.
+hand before the sensor was turned on are left alone: turning it on in a lake with a thousand of them costs no runs.
 """
 
 import hashlib

@@ -119,7 +119,7 @@ def _load(source: str, config: TrainConfig, overrides: dict) -> Any:
         raise CheckpointError(f"There is no checkpoint {source}")
     try:
         model = ITryOnTransformer3DModel.from_pretrained(
-            source, subfolder="transformer", torch_dtype=torch.float32, **overrides
+            source, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True, **overrides
         )
     except (OSError, SafetensorError, ValueError, RuntimeError) as e:
         raise CheckpointError(f"The weights of {source} cannot be loaded for preset {config.preset}: {e}") from e

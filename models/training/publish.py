@@ -30,7 +30,7 @@ def publish(checkpoint: Path, out: Path) -> None:
     if not state_file.is_file() or not (checkpoint / "transformer").is_dir():
         raise FileNotFoundError(f"{checkpoint} is no trainer's export: name the folder `final` of a finished run")
     model = ITryOnTransformer3DModel.from_pretrained(
-        checkpoint / "transformer", torch_dtype=torch.float32, local_files_only=True
+        checkpoint / "transformer", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.half()

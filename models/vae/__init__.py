@@ -51,5 +51,7 @@ def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None 
 
     from models.vae.patch_autoencoder import PatchAutoencoder
 
-    vae = PatchAutoencoder.from_pretrained(NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True)
+    vae = PatchAutoencoder.from_pretrained(
+        NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+    )
     return vae.to(device).eval().requires_grad_(False)

@@ -10,13 +10,11 @@ import json
 import sys
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from platformdirs import user_cache_path
 from pyarrow import fs
 
 from models.filesystem import open_root
@@ -26,7 +24,9 @@ from pipelines.checkpoints.current import current_id
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
+from pipelines.stage.base import scratch
 from pipelines.store import Commit, DeltaStore
+from pipelines.store.clock import later_than
 from pipelines.store.schemas import CHECKPOINTS, TRAINING_METRICS
 from pipelines.training_sets.build import manifest_path
 
@@ -221,7 +221,7 @@ def register_checkpoint(
         "steps": summary["steps"],
         "final_loss": summary["final_loss"],
         "seconds": summary["seconds"],
-        "created_at": datetime.now(UTC),
+        "created_at": later_than(store, CHECKPOINTS),
         "run_id": commit.run_id,
     }
     store.replace(CHECKPOINTS, pa.Table.from_pylist([row], CHECKPOINTS.schema), where, commit)
@@ -234,6 +234,11 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
     Raises:
         CheckpointMissing: The lake does not hold its files.
     """
+    parts = Path(row["uri"]).parts
+    if parts[:1] != ("checkpoints",) or ".." in parts:
+        raise CheckpointMissing(
+            f"{row['uri']!r} of checkpoint {row['checkpoint_id']} is no checkpoint folder of the lake"
+        )
     if "://" not in store.root:
         folder = Path(store.root) / row["uri"]
         if not folder.is_dir():
@@ -245,10 +250,25 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
     cached = _scratch(store) / "cache" / row["checkpoint_id"]
     if not cached.is_dir():
         system, base = open_root(store.root)
-        temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}")
+        temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}.tmp")
         fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
         temporary.rename(cached)
     return cached
+
+
+def verify_weights(folder: Path, row: dict[str, Any]) -> None:
+    """Compare the weights in a checkpoint's folder with the digest in its row.
+
+    Raises:
+        CheckpointMissing: They were changed since they were trained.
+    """
+    from models.training.run import weights_sha256
+
+    if weights_sha256(folder / "transformer") != row["weights_sha256"]:
+        raise CheckpointMissing(
+            f"The weights of checkpoint {row['checkpoint_id']} in {folder} are not those that were trained: put them "
+            "back from a copy of the lake, or choose another checkpoint; `itryon leaderboard` lists them"
+        )
 
 
 def validation_sheet(store: DeltaStore, row: dict[str, Any]) -> bytes | None:
@@ -262,9 +282,7 @@ def validation_sheet(store: DeltaStore, row: dict[str, Any]) -> bytes | None:
 
 
 def _scratch(store: DeltaStore) -> Path:
-    if "://" in store.root:
-        return user_cache_path("itryon") / digest(store.root)[:16] / "training"
-    return Path(store.root) / "training"
+    return scratch(store) / "training"
 
 
 def _copy_folder(source: Path, store: DeltaStore, uri: str) -> None:

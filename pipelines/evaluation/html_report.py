@@ -24,7 +24,7 @@ from pipelines.evaluation.judges.validation import newest_validation
 from pipelines.evaluation.leaderboard import higher_is_better, leaderboard_rows
 from pipelines.evaluation.rates import OVERALL, rates
 from pipelines.store import DeltaStore
-from pipelines.store.schemas import ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
+from pipelines.store.schemas import GARMENTS, ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
 from pipelines.store.studio_schemas import JUDGE_REPORTS
 
 PAGE = "index.html"

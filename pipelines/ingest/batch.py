@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from platformdirs import user_cache_path
 
 from pipelines.ingest.analyse import VideoAnalysis, analyse_video, verdict
 from pipelines.ingest.garments import GarmentAnalysis, analyse_garment
@@ -25,7 +24,11 @@ from pipelines.ingest.settings import CODE_VERSION, IngestSettings
 from pipelines.ingest.staging import load, save
 from pipelines.ingest.workers import WorkerFailure, run_isolated
 from pipelines.stage import Progress, digest
+from pipelines.stage.base import scratch
+from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore, TableSpec
+from pipelines.store.errors import explained
+from pipelines.store.leftovers import tidy
 from pipelines.store.schemas import GARMENTS, VIDEOS
 
 _TRY_AGAIN = "try again"
@@ -93,15 +96,17 @@ def ingest_batch(
     folder = landing_folder(store, batch)
     if folder.is_symlink() or not folder.is_dir():
         raise LookupError(f"Batch {batch!r} has no landing folder {folder}: run `itryon ingest PATH --batch {batch}`")
-    inventory = take_inventory(folder)
-    if not inventory.videos and not inventory.photos:
-        raise LookupError(f"{folder} holds no videos (known by their suffix, or named in manifest.jsonl)")
-    run = _Run(store, batch, settings, on_progress, IngestReport(batch, ignored=inventory.ignored))
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
-    garments, videos = run.rows(inventory)
-    run.write(GARMENTS, garments, "garment_id", commit)
-    run.write(VIDEOS, videos, "source_path", commit)
-    shutil.rmtree(run.staging, ignore_errors=True)
+    with explained(store.root, f"Batch {batch}"), turn(store, "videos", batch):
+        inventory = take_inventory(folder)
+        if not inventory.videos and not inventory.photos:
+            raise LookupError(f"{folder} holds no videos (known by their suffix, or named in manifest.jsonl)")
+        run = _Run(store, batch, settings, on_progress, IngestReport(batch, ignored=inventory.ignored))
+        garments, videos = run.rows(inventory)
+        run.write(GARMENTS, garments, "garment_id", commit)
+        run.write(VIDEOS, videos, "source_path", commit)
+        shutil.rmtree(run.staging, ignore_errors=True)
+    tidy(store, scratch(store))
     run.report.wall_seconds = time.perf_counter() - started
     return run.report
 
@@ -126,8 +131,7 @@ class _Run:
     ):
         self.store, self.batch, self.settings, self.report = store, batch, settings, report
         self.on_progress = on_progress
-        base = user_cache_path("itryon") / digest(store.root)[:16] if "://" in store.root else Path(store.root)
-        self.staging = base / "staging" / "ingest" / batch
+        self.staging = scratch(store) / "staging" / "ingest" / batch
         self.kept: dict[str, set[str]] = {}
 
     def rows(self, inventory: Inventory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -311,6 +315,9 @@ class _Run:
     def _standing(self, spec: TableSpec, key: str, prints: dict[str, str]) -> dict[str, dict[str, Any]]:
         known = self.store.read(spec, where={"batch": self.batch}).to_pylist()
         standing = {r[key]: r for r in known if prints.get(r[key]) == r["fingerprint"] != _TRY_AGAIN}
+        # A row whose bytes are gone is made again, from the landing folder.
+        missing = self.store.blobs.missing(u for r in standing.values() for u in (r["uri"], r.get("mask_uri")))
+        standing = {k: r for k, r in standing.items() if not {r["uri"], r.get("mask_uri")} & missing}
         self.kept[spec.name] = set(standing)
         return standing
 

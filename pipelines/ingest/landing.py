@@ -15,8 +15,11 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.filesystem import disk_is_full
 from pipelines.ingest.manifest import MANIFEST, parse_manifest
+from pipelines.stage.turns import turn
 from pipelines.store import DeltaStore
+from pipelines.store.errors import explained
 from pipelines.studio.mark import TRUTH, is_truth
 
 LANDING_ENV = "ITRYON_LANDING"
@@ -220,13 +223,22 @@ def land(path: str | os.PathLike[str], store: DeltaStore, batch: str) -> LandRep
     if is_truth(source / TRUTH):
         # Not raw material, but the batch's own: it goes along.
         named |= {f"{TRUTH}/{f.path}": f for f in scan(source / TRUTH)}
-    return place(named, folder, batch)
+    return place(named, store, batch)
 
 
-def place(files: dict[str, LandedFile], folder: Path, batch: str, manifest: str | None = None) -> LandReport:
-    """Put files (target path -> file) and manifest lines into a batch's landing folder; see `land`."""
+def place(files: dict[str, LandedFile], store: DeltaStore, batch: str, manifest: str | None = None) -> LandReport:
+    """Put files (target path -> file) and manifest lines into a batch's landing folder; see `land`.
+
+    Waits while another process lands the same batch: the lines of the one would be lost in the manifest of the other.
+    """
+    folder = landing_folder(store, batch)
+    with explained(str(folder), f"Batch {batch}"), turn(store, "landing", batch):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return _place(files, folder, batch, manifest)
+
+
+def _place(files: dict[str, LandedFile], folder: Path, batch: str, manifest: str | None) -> LandReport:
     report = LandReport(batch, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # A new batch is prepared beside its place: a sensor must not take half of it for the whole.
     work = folder if folder.exists() else folder.with_name(f".{batch}.{uuid.uuid4().hex}.tmp")
     try:
@@ -270,6 +282,8 @@ def _place_one(file: LandedFile, target: Path, name: str, report: LandReport) ->
             temporary.unlink(missing_ok=True)
         report.added.append(name)
     except OSError as e:
+        if disk_is_full(e):
+            raise  # No other file would fit either.
         report.refused[name] = f"Could not be copied ({e.strerror or e})"
 
 

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from pipelines.stage.base import Stage, WorkerSettings, digest
 from pipelines.stage.plan import make_plan, status_row
 from pipelines.stage.pool import Progress, annotate_missing, staged_file, staging_folder
+from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore
+from pipelines.store.errors import explained
 from pipelines.store.schemas import STAGE_STATUS
 
 
@@ -61,13 +63,29 @@ def run_stage(
         commit: Provenance; the stage's code version is filled in.
         on_progress: Called from the calling thread's process, possibly from another thread.
 
+    Waits while another process of this machine works on the same stage and batch.
+
     Raises:
         LookupError: The batch has no videos.
+        LakeError: The disk is full, a table is damaged, or the object store does not answer.
         Exception: What `stage.setup` raised, when the stage cannot run at all.
     """
     started = time.perf_counter()
-    settings = settings or WorkerSettings()
     commit = Commit((commit or Commit()).run_id, stage.code_version)
+    with explained(store.root, f"{stage.name} of batch {batch}"), turn(store, stage.name, batch):
+        report = _bring_up_to_date(stage, store, batch, settings or WorkerSettings(), commit, on_progress)
+    report.wall_seconds = time.perf_counter() - started
+    return report
+
+
+def _bring_up_to_date(
+    stage: Stage,
+    store: DeltaStore,
+    batch: str,
+    settings: WorkerSettings,
+    commit: Commit,
+    on_progress: Callable[[Progress], None] | None,
+) -> StageReport:
     plan = make_plan(stage, store, batch)
     report = StageReport(stage.name, batch, store.version(stage.spec))
     report.videos_reused = len(plan.kept)
@@ -121,5 +139,4 @@ def run_stage(
             report.failures[video_id] = entry["reason"]
     # What the rows say, not when they were written: a run that changed nothing must not look like new data.
     report.data_version = digest(sorted((v, e["status"], e["fingerprint"]) for v, e in plan.status.items()))[:32]
-    report.wall_seconds = time.perf_counter() - started
     return report

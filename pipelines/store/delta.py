@@ -8,6 +8,7 @@ deltalake 1.2-1.6), which fails children whose work succeeded; `DeltaTable.scan(
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from pipelines.store.blobs import BlobStore
+from pipelines.store.errors import explained
 from pipelines.store.schemas import TableSpec
 from pipelines.store.tables import TABLES
 
@@ -113,22 +115,29 @@ class DeltaStore:
         a first write: of eight processes that wrote first, five failed. Columns are added here for the same reason.
         """
         for spec in specs:
-            uri = self.uri(spec)
-            if DeltaTable.is_deltatable(uri, self.storage_options or None):
-                self._add_columns(spec)
-                continue
-            if "://" not in uri:
-                Path(uri).mkdir(parents=True, exist_ok=True)
-            DeltaTable.create(
-                uri,
-                schema=spec.schema,
-                mode="ignore",
-                partition_by=list(spec.partition_by),
-                name=spec.name,
-                description=spec.description,
-                configuration=RETENTION,
-                storage_options=self.storage_options or None,
-            )
+            with self._explained(spec):
+                self._ensure_table(spec)
+
+    def _ensure_table(self, spec: TableSpec) -> None:
+        uri = self.uri(spec)
+        if DeltaTable.is_deltatable(uri, self.storage_options or None):
+            self._add_columns(spec)
+            return
+        if "://" not in uri:
+            Path(uri).mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            uri,
+            schema=spec.schema,
+            mode="ignore",
+            partition_by=list(spec.partition_by),
+            name=spec.name,
+            description=spec.description,
+            configuration=RETENTION,
+            storage_options=self.storage_options or None,
+        )
+
+    def _explained(self, spec: TableSpec, version: int | None = None) -> contextlib.AbstractContextManager[None]:
+        return explained(self.root, f"Table {spec.name}" + ("" if version is None else f" at version {version}"))
 
     @retry(
         retry=retry_if_exception_type((CommitFailedError, DeltaError)),
@@ -149,12 +158,14 @@ class DeltaStore:
 
         Raises:
             ValueError: The version does not exist or was vacuumed from the log.
+            LakeError: The table is damaged, or the store does not answer.
         """
-        try:
-            return DeltaTable(self.uri(spec), version=version, storage_options=self.storage_options or None)
-        except TableNotFoundError:
-            self.ensure_tables([spec])
-            return DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
+        with self._explained(spec, version):
+            try:
+                return DeltaTable(self.uri(spec), version=version, storage_options=self.storage_options or None)
+            except TableNotFoundError:
+                self.ensure_tables([spec])
+                return DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
 
     def version(self, spec: TableSpec) -> int:
         """Current version of the table."""
@@ -181,6 +192,7 @@ class DeltaStore:
         Raises:
             ValueError: `where` does not name the partition columns, or a row lies outside of it.
             CommitFailedError: Still in conflict after five tries.
+            LakeError: The disk is full, or the store does not answer; the rows are those of before.
         """
         if set(where) != set(spec.partition_by):
             raise ValueError(f"{spec.name} is replaced by {spec.partition_by}, not by {tuple(where)}")
@@ -205,7 +217,8 @@ class DeltaStore:
             write_deltalake(table, data, mode="overwrite", predicate=predicate(where), commit_properties=properties)
             return self.version(spec)
 
-        return write()
+        with self._explained(spec):
+            return write()
 
     def batches(
         self,
@@ -214,15 +227,18 @@ class DeltaStore:
         where: Mapping[str, Any] | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows that match `where`, in the declared types. Order is not guaranteed."""
+        """Stream the rows that match `where`, in the declared types. Order is not guaranteed.
+
+        Raises:
+            LakeError: The table is damaged, or the store does not answer.
+        """
         names = columns or spec.schema.names
         schema = pa.schema([spec.schema.field(n) for n in names])
         table = self.open(spec, version)
         known = {f.name for f in table.schema().fields}
         # A version from before a column was added has null there. One column is read in any case, for the rows' count.
         there = [n for n in names if n in known] or [next(f.name for f in table.schema().fields)]
-        scan = table.scan(columns=there, predicate=predicate(where) if where else None)
-        for batch in pa.RecordBatchReader.from_stream(scan):
+        for batch in self._scanned(spec, version, table, there, where):
             # Strings and binaries come back as views, which have no comparison kernels: one cast, here.
             arrays = [
                 batch.column(n).cast(schema.field(n).type)
@@ -231,6 +247,26 @@ class DeltaStore:
                 for n in names
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _scanned(
+        self,
+        spec: TableSpec,
+        version: int | None,
+        table: DeltaTable,
+        columns: list[str],
+        where: Mapping[str, Any] | None,
+    ) -> Iterator[pa.RecordBatch]:
+        # The errors of reading alone: what is raised where the rows are used passes through a generator too.
+        with self._explained(spec, version):
+            scan = table.scan(columns=columns, predicate=predicate(where) if where else None)
+            reader = pa.RecordBatchReader.from_stream(scan)
+        while True:
+            try:
+                with self._explained(spec, version):
+                    batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            yield batch
 
     def read(
         self,

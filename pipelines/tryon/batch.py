@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint
+from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint, verify_weights
 from pipelines.clips.garments import WORN, garment_photo, worn_garment
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
@@ -170,7 +170,9 @@ def run_tryon(
     row = named_checkpoint(store, settings.checkpoint)
     pairs = choose_pairs(store, settings)
     if loaded is None:
-        loaded = load_pipeline(checkpoint_folder(store, row), settings)
+        folder = checkpoint_folder(store, row)
+        verify_weights(folder, row)
+        loaded = load_pipeline(folder, settings)
     trained = json.loads(row["config"])
     loaded.use_hands = trained.get("use_hands", True)
     loaded.use_actions = trained.get("use_action_captions", True)
@@ -183,6 +185,7 @@ def run_tryon(
     rows: dict[str, dict[str, Any]] = {}
     versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
     dressing = settings.model_dump(mode="json", exclude={"checkpoint", "batches", "max_videos", "pairs", "device"})
+    missing = store.blobs.missing(u for r in before.values() for u in (r["uri"], r["side_by_side_uri"]))
     todo = []
     for pair in pairs:
         tryon_id = digest(
@@ -194,8 +197,9 @@ def run_tryon(
             dict(loaded.digests),
             dressing,
         )[:16]
-        if tryon_id in before and before[tryon_id]["status"] == "ok":
-            rows[tryon_id] = before[tryon_id]
+        known = before.get(tryon_id)
+        if known and known["status"] == "ok" and not {known["uri"], known["side_by_side_uri"]} & missing:
+            rows[tryon_id] = known
             report.reused += 1
         else:
             todo.append((tryon_id, pair))
@@ -248,7 +252,7 @@ def _dress(
             result, compare = Path(folder) / "result.mp4", Path(folder) / "side_by_side.mp4"
             record = tryon_video(
                 loaded,
-                store.blobs.local_path(video["uri"]),
+                store.blobs.verified_path(video["uri"]),
                 [garment],
                 annotations,
                 result,

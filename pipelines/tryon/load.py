@@ -58,7 +58,7 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if (folder / "model_index.json").is_file():
         with _readable(folder):
-            pipe = ITryOnPipeline.from_pretrained(folder)
+            pipe = ITryOnPipeline.from_pretrained(folder, use_safetensors=True)  # never a pickle
         parts = {name: folder / name for name in ("transformer", "vae", "text_encoder")}
         digests = {name: weights_digest(part) for name, part in parts.items() if part.is_dir()}
         return LoadedPipeline(pipe.to(device), digests, str(folder))
@@ -74,7 +74,7 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
         )
     with _readable(folder):
         transformer = ITryOnTransformer3DModel.from_pretrained(
-            inner, torch_dtype=torch.float32, local_files_only=True
+            inner, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
         ).eval()
     if transformer.config.text_dim != TextEncoder.dim:
         raise ValueError(

@@ -143,7 +143,7 @@ def test_status_is_partitioned_so_that_stages_do_not_conflict():
 
 
 @given(data=st.binary(max_size=5000))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_blobs_round_trip_under_their_digest(tmp_path_factory, data):
     blobs = BlobStore(str(tmp_path_factory.mktemp("lake")))
     uri = blobs.put_bytes(data, ".bin")
