@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import check_results, check_specs, picture, static_metadata, table_metadata
+from assets.metadata import check_results, check_specs, drawn, static_metadata, table_metadata
 from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import stage_progress
 from pipelines.checks import VIDEO_CHECKS, check_videos
@@ -61,18 +61,21 @@ def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             )
         except LookupError as e:
             raise dg.Failure(str(e), allow_retries=False) from e
+
+    def show(asset: str) -> dg.MetadataValue | str:
+        return drawn(context, asset, "preview", asset in report.committed, lambda: contact_sheet(store, batch, asset))
+
     videos_version, garments_version = store.version(VIDEOS), store.version(GARMENTS)
     yield dg.MaterializeResult(
         asset_key="videos",
         metadata=table_metadata(store, VIDEOS, videos_version, report.rows)
         | {"ok": report.ok, "rejected": report.rejected, "error": report.errors}
-        | {"preview": picture(contact_sheet(store, batch, "videos")) or "nothing to show"},
-        data_version=dg.DataVersion(str(videos_version)),
-        check_results=check_results(check_videos(store, batch), "videos"),
+        | {"preview": show("videos")},
+        data_version=dg.DataVersion(report.data_versions["videos"]),
+        check_results=check_results(check_videos(store, batch, "videos" in report.committed), "videos"),
     )
     yield dg.MaterializeResult(
         asset_key="garments",
-        metadata=table_metadata(store, GARMENTS, garments_version, report.garments)
-        | {"preview": picture(contact_sheet(store, batch, "garments")) or "nothing to show"},
-        data_version=dg.DataVersion(str(garments_version)),
+        metadata=table_metadata(store, GARMENTS, garments_version, report.garments) | {"preview": show("garments")},
+        data_version=dg.DataVersion(report.data_versions["garments"]),
     )

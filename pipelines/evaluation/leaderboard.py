@@ -8,6 +8,7 @@ prints it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipelines.checkpoints.current import decisions, standing
 from pipelines.evaluation.rates import rates
 from pipelines.evaluation.settings import LEADERBOARD_VERSION
 from pipelines.stage import digest
-from pipelines.store import Commit, DeltaStore
+from pipelines.store import Commit, DeltaStore, TableSpec
 from pipelines.store.model_schemas import METRIC
 from pipelines.store.schemas import (
     CHECKPOINTS,
@@ -30,6 +31,8 @@ from pipelines.store.schemas import (
 )
 
 _SOURCES = (CHECKPOINTS, TRAINING_SETS, TRYON_VIDEOS, VIDEO_METRICS, ISR_SCORES, PROMOTIONS)
+_TRYON_COLUMNS = ("status", "video_id", "garment_id", "paired", "start_frame", "num_frames", "record")
+_VERDICT_COLUMNS = ("action", "success", "judge", "judge_digest", "judge_kappa")
 # How videos were made that does not change what is compared: the same work at another place.
 _NOT_COMPARED = {"checkpoint", "device", "max_videos", "batches", "pairs", "side_by_side_height"}
 
@@ -80,9 +83,10 @@ def leaderboard_rows(store: DeltaStore) -> list[dict[str, Any]]:
     versions = [(spec.name, store.version(spec)) for spec in _SOURCES]
     now = standing(decisions(store))
     sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
-    tryons = _by_checkpoint(store, TRYON_VIDEOS)
-    metrics = _by_checkpoint(store, VIDEO_METRICS)
-    verdicts = _by_checkpoint(store, ISR_SCORES)
+    tryons = _by_checkpoint(store, TRYON_VIDEOS, _TRYON_COLUMNS)
+    # Those of the whole set; each video of it has some of its own.
+    metrics = _by_checkpoint(store, VIDEO_METRICS, [f.name for f in METRIC], {"tryon_id": ""})
+    verdicts = _by_checkpoint(store, ISR_SCORES, _VERDICT_COLUMNS)
     rows = []
     for checkpoint in store.read(CHECKPOINTS).to_pylist():
         name = checkpoint["checkpoint_id"]
@@ -98,7 +102,7 @@ def leaderboard_rows(store: DeltaStore) -> list[dict[str, Any]]:
                 "tryon_videos": len(made),
                 "tryon_failures": len(tryons.get(name, [])) - len(made),
                 "evaluation_digest": evaluation_digest(made),
-                "metrics": [_metric(m) for m in metrics.get(name, []) if not m["tryon_id"]],
+                "metrics": [_metric(m) for m in metrics.get(name, [])],
                 **_isr(verdicts.get(name, [])),
                 "is_current": name == now.current,
                 "promoted_at": now.promoted_at.get(name),
@@ -108,9 +112,11 @@ def leaderboard_rows(store: DeltaStore) -> list[dict[str, Any]]:
     return best_first(rows)
 
 
-def _by_checkpoint(store: DeltaStore, spec: Any) -> dict[str, list[dict[str, Any]]]:
+def _by_checkpoint(
+    store: DeltaStore, spec: TableSpec, columns: Sequence[str], where: dict[str, Any] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     out: dict[str, list[dict[str, Any]]] = {}
-    for row in store.read(spec).to_pylist():
+    for row in store.read(spec, ["checkpoint_id", *columns], where).to_pylist():
         out.setdefault(row["checkpoint_id"], []).append(row)
     return out
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from platformdirs import user_cache_path
@@ -18,6 +21,24 @@ from pyarrow import fs
 from models.filesystem import open_root
 
 _CHUNK = 1 << 20
+# A blob that is stored again becomes young again, or it could be removed as one that nothing names before its row is
+# there; not each time, since a thousand videos may share one garment photo.
+_YOUNG_S = 86400
+
+
+@dataclass(frozen=True)
+class StoredBlob:
+    """A blob, or what a writer that was killed left of one.
+
+    Attributes:
+        uri: Relative URI; that of an unfinished blob ends with `.tmp`.
+        size: Bytes.
+        modified: When it was stored last, seconds since 1970.
+    """
+
+    uri: str
+    size: int
+    modified: float
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -52,6 +73,40 @@ class BlobStore:
         """Whether the blob is there (a blob that is there is whole)."""
         return self._fs.get_file_info(self._path(uri)).type == fs.FileType.File
 
+    def list(self) -> Iterator[StoredBlob]:
+        """All blobs, those included that a killed writer left unfinished."""
+        for info in self._fs.get_file_info(
+            fs.FileSelector(f"{self._base}/blobs", recursive=True, allow_not_found=True)
+        ):
+            if info.type == fs.FileType.File:
+                yield StoredBlob(info.path.removeprefix(f"{self._base}/"), info.size, info.mtime_ns / 1e9)
+
+    def remove(self, uri: str, stored_before: float) -> bool:
+        """Remove a blob that was stored last before a time, seconds since 1970; whether it was removed."""
+        path = self._path(uri)
+        info = self._fs.get_file_info(path)
+        if info.type != fs.FileType.File or info.mtime_ns / 1e9 >= stored_before:
+            return False
+        self._fs.delete_file(path)
+        return True
+
+    def _stored(self, uri: str) -> bool:
+        """Whether the blob is there, and young from now on."""
+        path = self._path(uri)
+        info = self._fs.get_file_info(path)
+        if info.type != fs.FileType.File:
+            return False
+        if time.time() - info.mtime_ns / 1e9 < _YOUNG_S:
+            return True
+        if not self._local:
+            # Object stores have no other way to make an object young than to write it.
+            return False
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
     def put_file(self, path: str | os.PathLike[str], suffix: str | None = None) -> str:
         """Copy a file into the store; returns its URI. Nothing is written when the blob is there already.
 
@@ -61,7 +116,7 @@ class BlobStore:
         source = Path(path)
         digest = sha256_file(source)
         uri = self.uri_for(digest, source.suffix.lower() if suffix is None else suffix)
-        if self.exists(uri):
+        if self._stored(uri):
             return uri
         with source.open("rb") as stream:
             self._write(stream, uri, digest)
@@ -71,7 +126,7 @@ class BlobStore:
         """Store bytes; returns the blob's URI."""
         digest = hashlib.sha256(data).hexdigest()
         uri = self.uri_for(digest, suffix)
-        if not self.exists(uri):
+        if not self._stored(uri):
             self._write(memoryview(data), uri, digest)
         return uri
 
