@@ -36,7 +36,7 @@ from pipelines.tryon.settings import TryOnSettings
 
 PAPER_VIDEOS, FRAMES, BATCH_VIDEOS = 5292, 189, 100
 LAKES = {"empty": 0, "paper": PAPER_VIDEOS, "ten times": 10 * PAPER_VIDEOS}
-ROUNDS = 3
+ROUNDS = 2
 _BLOB_CALLS = ("exists", "put_file", "put_bytes", "read_bytes", "local_path")
 
 
@@ -149,7 +149,9 @@ def _one_round(store: DeltaStore, source: Source, rows: BatchRows, number: int) 
         clock("ingest, nothing to do", lambda: _ingest(store, batch))
     if touched:
         raise RuntimeError(f"A run with nothing to do asked for blobs: {touched}")
-    _operations(store, clock, number)
+    if number == 0:
+        # What asks the lake as a whole takes long in a large one.
+        _operations(store, clock, number)
     return clock.taken
 
 
