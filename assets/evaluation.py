@@ -63,14 +63,12 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "metrics": dg.MetadataValue.md(markdown_table(report)),
             "checkpoint_id": checkpoint_id,
             "mode": report.mode,
-        }
-        | values
-        | {
+            **values,
             "notes": reasons("metric", notes),
             "not_computed": reasons("metric", missing),
             "left_out": reasons("video", report.left_out),
-        }
-        | table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows),
+            **table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows),
+        },
         data_version=dg.DataVersion(digest(rows.select(["tryon_id", "metric", "mode", "value"]).to_pylist())[:32]),
     )
 

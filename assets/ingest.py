@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import check_results, check_specs, picture, static_metadata, table_metadata
+from assets.metadata import check_results, check_specs, drawn, static_metadata, table_metadata
 from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import stage_progress
 from pipelines.checks import VIDEO_CHECKS, check_videos
@@ -62,22 +62,28 @@ def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             )
         except LookupError as e:
             raise dg.Failure(str(e), allow_retries=False) from e
+
+    def show(asset: str) -> dg.MetadataValue | str:
+        return drawn(context, asset, "preview", asset in report.committed, lambda: contact_sheet(store, batch, asset))
+
     videos_version, garments_version = store.version(VIDEOS), store.version(GARMENTS)
     yield dg.MaterializeResult(
         asset_key="videos",
         metadata={
-            "preview": picture(contact_sheet(store, batch, "videos")) or "nothing to show",
+            "preview": show("videos"),
             "files_ok": report.ok,
             "files_rejected": report.rejected,
             "files_with_errors": report.errors,
-        }
-        | table_metadata(store, VIDEOS, videos_version, report.rows),
-        data_version=dg.DataVersion(str(videos_version)),
-        check_results=check_results(check_videos(store, batch), "videos"),
+            **table_metadata(store, VIDEOS, videos_version, report.rows),
+        },
+        data_version=dg.DataVersion(report.data_versions["videos"]),
+        check_results=check_results(check_videos(store, batch, "videos" in report.committed), "videos"),
     )
     yield dg.MaterializeResult(
         asset_key="garments",
-        metadata={"preview": picture(contact_sheet(store, batch, "garments")) or "nothing to show"}
-        | table_metadata(store, GARMENTS, garments_version, report.garments),
-        data_version=dg.DataVersion(str(garments_version)),
+        metadata={
+            "preview": show("garments"),
+            **table_metadata(store, GARMENTS, garments_version, report.garments),
+        },
+        data_version=dg.DataVersion(report.data_versions["garments"]),
     )

@@ -7,7 +7,7 @@ lies in the lake last. It shows Markdown of less than 1,000 characters in place,
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -71,6 +71,28 @@ def reasons(of: str, found: Mapping[str, str]) -> dg.MetadataValue:
     lines = [f"| {of} | reason |", "|---|---|"]
     lines += [f"| `{name}` | {' '.join(str(why).split()).replace('|', '/')} |" for name, why in sorted(found.items())]
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def drawn(
+    context: dg.AssetExecutionContext, asset: str, key: str, changed: bool, draw: Callable[[], bytes | None]
+) -> dg.MetadataValue | str:
+    """A picture of a batch; where nothing changed, that of the run before, since drawing one opens videos.
+
+    Args:
+        context: Of a partitioned asset.
+        asset: The asset.
+        key: Of the picture in its metadata.
+        changed: Whether the run changed the rows that it shows.
+        draw: Makes it.
+    """
+    if not changed:
+        known = context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[context.partition_key]), limit=1
+        )
+        event = known.records[0].asset_materialization if known.records else None
+        if event is not None and isinstance(value := event.metadata.get(key), dg.MarkdownMetadataValue):
+            return value
+    return picture(draw()) or "nothing to show"
 
 
 def stage_metadata(store: DeltaStore, spec: TableSpec, report: StageReport) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dagster_project import checkpoints, evaluation, machine
+from dagster_project import checkpoints, evaluation, machine, tidying
 from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(evaluation.app, name="evaluate")
 app.add_typer(checkpoints.app)
 app.add_typer(machine.app)
+app.add_typer(tidying.app)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from models.itryon.embedded import EMBEDDED, names_folder
 from models.itryon.presets import preset
-from pipelines.evaluation.leaderboard import number
+from pipelines.evaluation.shown import shown
 from pipelines.publish.evaluation import Evaluation, without_paths
 from pipelines.publish.pictures import Choice
 from pipelines.store.blobs import sha256_file
@@ -139,7 +139,7 @@ def metadata(facts: CardFacts) -> ModelCardData:
 
 def _results(facts: CardFacts) -> list[EvalResult]:
     row = facts.row
-    common = {
+    common: dict[str, Any] = {
         "task_type": _TASK,
         "task_name": "Interactive video virtual try-on",
         "dataset_type": "private",
@@ -166,7 +166,7 @@ def escaped(text: str) -> str:
 def _value(measure: dict[str, Any]) -> str:
     """A figure with its interval, in digits that suit its size."""
     large = measure["value"] is not None and abs(measure["value"]) >= 100
-    return number(measure["value"], measure["low"], measure["high"], 0 if large else 3)
+    return shown(measure["value"], measure["low"], measure["high"], digits=0 if large else 3)
 
 
 def _parameters(files: list[Path]) -> int:
