@@ -120,7 +120,7 @@ class DeltaStore:
 
     def _ensure_table(self, spec: TableSpec) -> None:
         uri = self.uri(spec)
-        if DeltaTable.is_deltatable(uri, self.storage_options or None):
+        if self.has(spec):
             self._add_columns(spec)
             return
         if "://" not in uri:
@@ -152,6 +152,15 @@ class DeltaStore:
         declared = Schema.from_arrow(_without_comments(spec.schema)).fields
         if missing := [f for f in declared if f.name not in known and f.nullable]:
             table.alter.add_columns(missing)
+
+    def has(self, spec: TableSpec) -> bool:
+        """Whether the table was made.
+
+        Raises:
+            LakeError: The store does not answer.
+        """
+        with self._explained(spec):
+            return DeltaTable.is_deltatable(self.uri(spec), self.storage_options or None)
 
     def open(self, spec: TableSpec, version: int | None = None) -> DeltaTable:
         """The Delta table, created on demand; at an older `version` for time travel.
