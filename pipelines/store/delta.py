@@ -136,7 +136,7 @@ class DeltaStore:
 
     def _ensure_table(self, spec: TableSpec) -> None:
         uri = self.uri(spec)
-        if spec.name in self._tables or DeltaTable.is_deltatable(uri, self.storage_options or None):
+        if spec.name in self._tables or self.has(spec):
             self._bring_up_to_date(spec)
             return
         if "://" not in uri:
@@ -174,6 +174,15 @@ class DeltaStore:
         configuration = table.metadata().configuration
         if missing := {k: v for k, v in PROPERTIES.items() if configuration.get(k) != v}:
             table.alter.set_table_properties(missing)
+
+    def has(self, spec: TableSpec) -> bool:
+        """Whether the table was made.
+
+        Raises:
+            LakeError: The store does not answer.
+        """
+        with self._explained(spec):
+            return DeltaTable.is_deltatable(self.uri(spec), self.storage_options or None)
 
     def open(self, spec: TableSpec, version: int | None = None) -> DeltaTable:
         """The Delta table, created on demand; at an older `version` for time travel.

@@ -90,6 +90,8 @@ def _data_files(store: DeltaStore, days: float) -> Iterator[str]:
     system, base = open_root(store.root)
     for spec in TABLES.values():
         try:
+            if not store.has(spec):
+                continue
             table = store.open(spec)
         except LakeError as e:
             # `itryon repair` is for that one; its files are looked at when it can be read again.

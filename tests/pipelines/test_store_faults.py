@@ -229,6 +229,13 @@ def test_leftovers_of_killed_runs_are_deleted_once_they_are_old(lake: DeltaStore
     assert lake.read(CAPTIONS, version=1)["text"].to_pylist() == ["one"], "older versions stay readable"
 
 
+def test_looking_for_leftovers_makes_no_table(tmp_path: Path):
+    store = DeltaStore(tmp_path / "lake")
+    store.ensure_tables([CAPTIONS])
+    assert remove_leftovers(store, scratch(store)) == []
+    assert [p.name for p in (tmp_path / "lake" / "tables").iterdir()] == ["captions"]
+
+
 def test_older_versions_stay_however_old_their_files_are(lake: DeltaStore):
     write(lake, "a", ["one"])
     write(lake, "a", ["two"])
