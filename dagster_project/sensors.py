@@ -2,7 +2,7 @@
 
 A folder counts once nothing in it has changed for a while, so that a copy under way is not taken for a whole batch.
 A batch whose files change later is annotated again; stages skip what they have done. Batches that were annotated by
-hand before the sensor was turned on are left alone, so that turning it on in a lake with a thousand of them costs no runs.
+hand before the sensor was turned on are left alone: turning it on in a lake with a thousand of them costs no runs.
 """
 
 import hashlib
@@ -34,8 +34,12 @@ def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     requests: list[dg.RunRequest] = []
     added: list[str] = []
+    settling: list[str] = []
     for batch, files in landing_batches(store).items():
-        if not files or time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
+        if not files:
+            continue
+        if time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
+            settling.append(batch)
             continue
         listing = sorted((f.path, f.size, round(f.modified, 3)) for f in files)
         signature = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
@@ -51,8 +55,10 @@ def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
             added.append(batch)
         requests.append(dg.RunRequest(run_key=f"{batch}:{signature}", partition_key=batch))
         seen[batch] = signature
+    waits = f"; wait until nothing changes for {SETTLE_SECONDS:.0f} s: {', '.join(settling[:5])}" if settling else ""
     return dg.SensorResult(
         run_requests=requests,
+        skip_reason=None if requests else f"no new or changed batch among {len(seen)} in the landing zone{waits}",
         dynamic_partitions_requests=[video_batches.build_add_request(added)] if added else [],
         cursor=json.dumps(seen, sort_keys=True),
     )
