@@ -40,13 +40,17 @@ def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
     seen, turn = _read_cursor(context.cursor)
     looked_at = _in_turn(sorted(folders.keys() & seen.keys()), turn)
     requests: list[dg.RunRequest] = []
+    settling: list[str] = []
     for batch, folder in folders.items():
         if (known := seen.get(batch)) and batch not in looked_at and _untouched(folder, known):
             continue
         below = subfolders(folder)
         changed = entries_changed(folder, below)
         files = scan(folder)
-        if not files or time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
+        if not files:
+            continue
+        if time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
+            settling.append(batch)
             continue
         signature = _signature(files)
         state = {"signature": signature, "changed": changed, "below": below}
@@ -61,8 +65,10 @@ def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
         seen[batch] = state
     asked = [str(r.partition_key) for r in requests]
     added = sorted(set(asked) - set(context.instance.get_dynamic_partitions(BATCHES))) if asked else []
+    waits = f"; wait until nothing changes for {SETTLE_SECONDS:.0f} s: {', '.join(settling[:5])}" if settling else ""
     return dg.SensorResult(
         run_requests=requests,
+        skip_reason=None if requests else f"no new or changed batch among {len(seen)} in the landing zone{waits}",
         dynamic_partitions_requests=[video_batches.build_add_request(added)] if added else [],
         cursor=json.dumps({"seen": seen, "turn": looked_at[-1] if looked_at else turn}, sort_keys=True),
     )
