@@ -91,7 +91,9 @@ def interval(values: np.ndarray, seed: int = 0) -> Interval:
     means = np.einsum("bs,sc,bc->b", of_seeds, values, of_clips, optimize=True) / values.size
     found = percentile_interval(means, 0.95)
     assert found is not None
-    return Interval(float(values.mean()), *found)
+    mean = float(values.mean())
+    # Where all values are alike the draws differ from them by rounding.
+    return Interval(mean, min(found[0], mean), max(found[1], mean))
 
 
 def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Interval]:

@@ -141,16 +141,21 @@ class DeltaStore:
             return
         if "://" not in uri:
             Path(uri).mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(
-            uri,
-            schema=spec.schema,
-            mode="ignore",
-            partition_by=list(spec.partition_by),
-            name=spec.name,
-            description=spec.description,
-            configuration=PROPERTIES,
-            storage_options=self.storage_options or None,
-        )
+        try:
+            DeltaTable.create(
+                uri,
+                schema=spec.schema,
+                mode="ignore",
+                partition_by=list(spec.partition_by),
+                name=spec.name,
+                description=spec.description,
+                configuration=PROPERTIES,
+                storage_options=self.storage_options or None,
+            )
+        except CommitFailedError:
+            # A store that made the table and lost the answer is asked again, and finds somebody else's table there.
+            if not self.has(spec):
+                raise
 
     def _explained(self, spec: TableSpec, version: int | None = None) -> contextlib.AbstractContextManager[None]:
         return explained(self.root, f"Table {spec.name}" + ("" if version is None else f" at version {version}"))
