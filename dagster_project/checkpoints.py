@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 
 from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
 from pipelines.store import DeltaStore
@@ -113,7 +113,7 @@ def retrain(config: ConfigOption = None, verbose: VerboseOption = False) -> None
 
 @app.command()
 def report(
-    checkpoint: Annotated[str, typer.Option(help="checkpoint_id, `current` or `latest`")],
+    checkpoint: Annotated[str, typer.Option(help="checkpoint_id or its first digits, `current` or `latest`")],
     out: Annotated[Path, typer.Option(help="Folder for the page and its videos")],
 ) -> None:
     """Write a page with videos, success rates, metrics and lineage of a checkpoint, to open without a server."""
@@ -132,7 +132,7 @@ def report(
 
 @app.command()
 def publish(
-    checkpoint: Annotated[str, typer.Argument(help="checkpoint_id, `current` or `latest`")],
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint_id or its first digits, `current` or `latest`")],
     out: Annotated[Path, typer.Option(help="Folder to write; empty, or not there yet")],
     licence: Annotated[
         str | None,
@@ -160,7 +160,8 @@ def print_leaderboard(rows: list[dict[str, Any]], console: Console) -> None:
 
     names = shown_metrics(rows)
     titles, cells = heads(names), [[escape(c) for c in columns(row, names)] for row in rows]
-    table = Table(*titles, title="Leaderboard, best first")
+    # Other commands take the id: a narrow terminal may shorten anything else.
+    table = Table(Column(titles[0], min_width=12, overflow="fold"), *titles[1:], title="Leaderboard, best first")
     for row in cells:
         table.add_row(*row)
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= 2 * console.width:

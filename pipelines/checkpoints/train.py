@@ -81,15 +81,22 @@ def find_checkpoint(store: DeltaStore, checkpoint_id: str) -> dict[str, Any] | N
     return rows[0] if rows else None
 
 
+def starting_with(store: DeltaStore, digits: str) -> list[dict[str, Any]]:
+    """Rows of the checkpoints whose id starts with these digits; none without any digit."""
+    names = store.read(CHECKPOINTS, ["checkpoint_id"])["checkpoint_id"].to_pylist()
+    fitting = [n for n in names if digits and n.startswith(digits)]
+    return store.read(CHECKPOINTS, where={"checkpoint_id": fitting}).to_pylist() if fitting else []
+
+
 def named_checkpoint(store: DeltaStore, name: str) -> dict[str, Any]:
     """Row of the checkpoint that a setting names.
 
     Args:
         store: The lake.
-        name: `latest` for the newest one, `current` for the promoted one, or a checkpoint_id.
+        name: `latest` for the newest one, `current` for the promoted one, or a checkpoint_id or its first digits.
 
     Raises:
-        CheckpointMissing: There is none of that name.
+        CheckpointMissing: There is none of that name, or several start with these digits.
     """
     if name == LATEST:
         return newest_checkpoint(store)
@@ -97,6 +104,12 @@ def named_checkpoint(store: DeltaStore, name: str) -> dict[str, Any]:
     if name == CURRENT and promoted is None:
         raise CheckpointMissing("No checkpoint was promoted yet: run `itryon promote`, or choose `latest`")
     row = find_checkpoint(store, promoted or name)
+    if row is None and not promoted:
+        # The leaderboard prints the first digits.
+        fitting = starting_with(store, name)
+        if len(fitting) > 1:
+            raise CheckpointMissing(f"Several checkpoints start with {name!r}: give more of its digits")
+        row = fitting[0] if fitting else None
     if row is None:
         what = f"The promoted checkpoint {promoted} is gone" if promoted else f"There is no checkpoint {name!r}"
         raise CheckpointMissing(f"{what}: `itryon leaderboard` lists those there are")

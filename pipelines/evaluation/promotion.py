@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.checkpoints.current import KEPT, PROMOTED, ROLLED_BACK, decisions, standing
-from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint
+from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, starting_with
 from pipelines.evaluation.leaderboard import higher_is_better, read_leaderboard, write_leaderboard
 from pipelines.evaluation.settings import PROMOTION_VERSION
 from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import CHECKPOINTS, PROMOTIONS
+from pipelines.store.schemas import PROMOTIONS
 
 
 class PromotionError(LookupError):
@@ -296,7 +296,7 @@ def _find(store: DeltaStore, prefix: str) -> dict[str, Any]:
     exact = find_checkpoint(store, prefix)
     if exact is not None:
         return exact
-    found = [r for r in store.read(CHECKPOINTS).to_pylist() if prefix and r["checkpoint_id"].startswith(prefix)]
+    found = starting_with(store, prefix)
     if len(found) != 1:
         what = "Several checkpoints start" if found else "No checkpoint starts"
         raise PromotionError(f"{what} with {prefix!r}: see `itryon leaderboard`")

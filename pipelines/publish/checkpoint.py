@@ -53,7 +53,7 @@ def publish_checkpoint(
 
     Args:
         store: The lake.
-        name: checkpoint_id, or `current` for the promoted one.
+        name: checkpoint_id or its first digits, or `current` for the promoted one.
         out: Folder to write; it must be empty, or not there.
         licence: SPDX identifier of the licence of the weights; by default that of what they were trained from.
         pictures: Whether frames of try-on videos, which show people, are put in.
