@@ -69,18 +69,21 @@ def materialize(
     to: Annotated[
         str | None, typer.Option(help="Stop at this asset; everything up to it is brought up to date")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Just this asset")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Just this asset, with those that are only made together with it")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML: resource name -> settings, such as hands: {backend: hamer}")
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Run assets of one batch through Dagster; what is up to date is not done again."""
-    from dagster_project.reports import upstream_of
+    from dagster_project.reports import selected
 
     resources = read_config(config)
     try:
-        assets = [only] if only else upstream_of(to) if to else None
+        asset = only or to
+        assets = selected(asset, upstream=not only) if asset else None
     except LookupError as e:
         raise fail(str(e)) from e
     materialized("everything", batch, assets, resources, verbose)
@@ -135,6 +138,7 @@ def studio(
         float, typer.Option(help="Share of the clips without an interaction in which one is mimed")
     ] = 0.26,
     plain: Annotated[bool, typer.Option(help="Only clothes of one colour without prints")] = False,
+    white_beneath: Annotated[bool, typer.Option(help="White cloth beneath clothes that open")] = False,
     fabrics: Annotated[Path | None, typer.Option(help="Folder of photos to take fabrics from")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default")] = None,
 ) -> None:
@@ -155,7 +159,8 @@ def studio(
         "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
         "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
         "counterfactual": counterfactual, "undone": undone, "twins": twins, "pantomime_share": pantomime_share,
-        "plain": plain, "neutral": neutral, "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
+        "plain": plain, "white_beneath": white_beneath, "neutral": neutral, "workers": workers,
+        "fabrics": None if fabrics is None else str(fabrics),
     } | ({"actions": action} if action else {})  # fmt: skip
     try:
         settings = StudioSettings.model_validate(values)

@@ -17,8 +17,8 @@ from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
 
 
-def upstream_of(asset: str) -> list[str]:
-    """The asset and everything it depends on.
+def selected(asset: str, upstream: bool) -> list[str]:
+    """The asset with those that are only made together with it, and all they depend on if wanted.
 
     Raises:
         LookupError: There is no such asset; the message lists those there are.
@@ -30,7 +30,8 @@ def upstream_of(asset: str) -> list[str]:
     if key not in graph.get_all_asset_keys():
         known = ", ".join(sorted(k.to_user_string() for k in graph.get_all_asset_keys()))
         raise LookupError(f"there is no asset {asset!r}; assets: {known}")
-    selection = dg.AssetSelection.assets(key).upstream().required_multi_asset_neighbors()
+    selection = dg.AssetSelection.assets(key)
+    selection = (selection.upstream() if upstream else selection).required_multi_asset_neighbors()
     return [k.to_user_string() for k in selection.resolve(graph)]
 
 

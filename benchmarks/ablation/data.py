@@ -95,7 +95,13 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
         "neutral": True,
         "val_share": 0,
     }
-    zips: dict[str, Any] = {"actions": ["operate_zipper"], "interaction_share": 0.42, "undone": True}
+    zips: dict[str, Any] = {
+        "actions": ["operate_zipper"],
+        "interaction_share": 0.42,
+        "undone": True,
+        # A zip that opens over cloth of a colour that nobody told looks no more done than undone.
+        "white_beneath": True,
+    }
     train: dict[str, Any] = {"twins": True, "test_share": 0}
     return {
         INTERACTIVE: StudioSettings(

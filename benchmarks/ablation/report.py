@@ -41,7 +41,8 @@ def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]])
     lines = [
         "# The ablation in small\n",
         "Made by `make ablation`; one file of figures a row and seed in `results/`.\n",
-        f"{settings.steps} steps of {settings.batch_size} from random weights for every row, "
+        f"{settings.steps} steps of {settings.batch_size} for every row, all from one network that saw ordinary clips "
+        f"alone for {settings.base_steps}; "
         f"{settings.interactive_clips} rendered clips with zips, {settings.ordinary_clips} without interactions, "
         f"{len(some['clips'])} held-back interactions in another garment; 95 % bootstrap intervals over clips and "
         "seeds. ISR: the result is nearer to "

@@ -30,7 +30,7 @@ from pipelines.studio.truth import TruthWriter
 from pipelines.video import VideoWriter
 
 GARMENTS = "garments"
-_ADDED = ("undone", "pantomime_share", "twins", "plain")
+_ADDED = ("undone", "pantomime_share", "twins", "plain", "white_beneath")
 """Settings that change nothing at their defaults and are younger than `CODE_VERSION`: older clips stay whole."""
 
 

@@ -65,6 +65,11 @@ class StudioSettings(BaseModel):
         False,
         description="Only clothes of one colour without prints: what a small model can learn from a few thousand clips",
     )
+    white_beneath: bool = Field(
+        False,
+        description="White cloth beneath clothes that open. Any other colour cannot be known from a garment's photo, "
+        "and a result can then not be compared with the truth where a zip opens",
+    )
     workers: int | None = Field(None, ge=1, description="Processes; one a core by default")
 
     @field_validator("actions")

@@ -270,15 +270,18 @@ def test_twins_are_clips_of_their_own(tmp_path):
         StudioSettings(twins=True, counterfactual=False)
 
 
+YOUNGER = ("undone", "pantomime_share", "twins", "plain", "white_beneath", "neutral")
+
+
 def test_younger_settings_at_their_defaults_keep_older_clips_whole():
     known = json.loads(json.dumps(SMALL.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})))
-    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share", "twins", "plain", "neutral")}
+    old = {k: v for k, v in known.items() if k not in YOUNGER}
     assert settings_digest(SMALL) == hashlib.sha256(json.dumps(["1", old], sort_keys=True).encode()).hexdigest()[:16]
     changed = [
         SMALL.model_copy(update=u)
-        for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True}, {"plain": True})
+        for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True}, {"plain": True}, {"white_beneath": True})
     ]
-    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 5
+    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 6
 
 
 def test_plain_clothes_have_one_colour():
@@ -287,6 +290,9 @@ def test_plain_clothes_have_one_colour():
     for name in ("garment", "inner"):
         cloth = jacket.textures(plain=True)[name].astype(int)
         assert np.abs(cloth - np.median(cloth, (0, 1))).mean() < 8
+    coloured, white = (jacket.textures(plain=True, white_beneath=w) for w in (False, True))
+    assert [n for n in coloured if not np.array_equal(coloured[n], white[n])] == ["inner"]
+    assert (white["inner"] == 235).all()
     plaid = jacket.textures()["garment"].astype(int)
     assert np.abs(plaid - np.median(plaid, (0, 1))).mean() > 16
     with pytest.raises(ValidationError, match="either of one colour or from photos"):

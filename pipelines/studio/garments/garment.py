@@ -34,6 +34,7 @@ _COLLAR_UV = (0.03, 0.80)
 _SKIN_GAP_M = 0.0045
 _TOOTH_M = 0.004
 _TEXTURE_PIXELS = 512
+_WHITE = 235
 
 
 class Garment:
@@ -152,12 +153,15 @@ class Garment:
         except KeyError as error:
             raise ValueError(f"a {self.spec.kind} has no {error.args[0]}") from None
 
-    def textures(self, photos: str | None = None, plain: bool = False) -> dict[str, np.ndarray]:
+    def textures(
+        self, photos: str | None = None, plain: bool = False, white_beneath: bool = False
+    ) -> dict[str, np.ndarray]:
         """Textures of all of its parts.
 
         Args:
             photos: Folder to cut fabrics from.
             plain: Cloth of one colour without prints, whatever the garment's fabric.
+            white_beneath: White cloth beneath a garment that opens.
 
         Returns:
             Name -> (h, w, 3) uint8 RGB.
@@ -175,6 +179,9 @@ class Garment:
             else:
                 found = photo_fabrics(photos)
                 out[name] = cut_fabric(rng, found[int(rng.integers(len(found)))])
+        if white_beneath and INNER in out:
+            # In place of a fabric that was made all the same: everything else looks as it does without.
+            out[INNER] = np.full((_TEXTURE_PIXELS, _TEXTURE_PIXELS, 3), _WHITE, np.uint8)
         metal = rng.choice(np.array([[176, 178, 182], [60, 60, 64], [190, 160, 90], [235, 235, 232]]))
         # Down the zip, teeth and the gaps between them.
         tooth = (np.arange(_TEXTURE_PIXELS) * TEXTURE_M / _TEXTURE_PIXELS / _TOOTH_M % 1 < 0.5)[:, None, None]
