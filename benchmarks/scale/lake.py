@@ -1,7 +1,7 @@
 """Generated lakes: batches that arrive one after the other, with their blobs, landing folders and history of runs.
 
-Every batch is written as the pipeline writes it, through `DeltaStore.replace`, a commit for each table and stage, so
-that the logs are those of a lake that grew.
+Batches are written as the pipeline writes them, through `DeltaStore.replace`, a commit for each table and stage, so
+that the logs are those of a lake that grew. `add_many` makes a lake large sooner: the same files in fewer commits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import write_deltalake
 
 from benchmarks.scale.rows import ANNOTATED, CLIPS_PER_VIDEO, BatchRows, fake_digest
 from pipelines.ingest.analyse import analyse_video
@@ -29,7 +30,7 @@ from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.staging import save
 from pipelines.stage import Stage
 from pipelines.stage.pool import staged_file, staging_folder
-from pipelines.store import Commit, DeltaStore
+from pipelines.store import Commit, DeltaStore, TableSpec
 from pipelines.store.schemas import (
     CHECKPOINTS,
     CLIPS,
@@ -96,7 +97,30 @@ def _write_blob(store: DeltaStore, data: bytes, suffix: str) -> str:
 
 
 def add_generated(store: DeltaStore, rows: BatchRows, source: Source, batch: str, videos: int) -> None:
-    """Write a batch's rows, commit by commit, and the blobs of some of its videos."""
+    """Write a batch's rows, commit by commit, the blobs of some of its videos, and its landing folder."""
+    for spec, table in _generated(store, rows, source, batch, videos):
+        where = {name: table[name][0].as_py() for name in spec.partition_by}
+        store.replace(spec, table, where, _COMMIT)
+
+
+def add_many(store: DeltaStore, rows: BatchRows, source: Source, batches: dict[str, int]) -> None:
+    """Write several batches (name -> videos) at once: a file for each as ever, and a commit for each table."""
+    tables: dict[str, list[pa.Table]] = {}
+    specs: dict[str, TableSpec] = {}
+    for batch, videos in batches.items():
+        for spec, table in _generated(store, rows, source, batch, videos):
+            specs[spec.name] = spec
+            tables.setdefault(spec.name, []).append(table)
+    for name, parts in tables.items():
+        table = pa.concat_tables(parts)
+        plain = pa.schema([f.remove_metadata() for f in table.schema])
+        write_deltalake(store.open(specs[name]), table.cast(plain), mode="append")
+
+
+def _generated(
+    store: DeltaStore, rows: BatchRows, source: Source, batch: str, videos: int
+) -> Iterator[tuple[TableSpec, pa.Table]]:
+    """Rows of every table in the order in which they are committed; blobs are there before the row that names them."""
     digests, uris = rows.ids(batch)[:videos], []
     for i, digest in enumerate(digests):
         if i % REAL_BLOBS == 0:
@@ -105,17 +129,14 @@ def add_generated(store: DeltaStore, rows: BatchRows, source: Source, batch: str
         else:
             uris.append(store.blobs.uri_for(digest, ".mp4"))
     photos = [_write_blob(store, source.clip(f"{batch}/photo/{i}"), ".png") for i in range(10)]
-    store.replace(GARMENTS, rows.garment_table(batch, photos), {"batch": batch}, _COMMIT)
-    store.replace(VIDEOS, rows.video_table(batch, digests, uris), {"batch": batch}, _COMMIT)
+    yield GARMENTS, rows.garment_table(batch, photos)
+    yield VIDEOS, rows.video_table(batch, digests, uris)
     video_ids = [d[:16] for d in digests]
     for spec in ANNOTATED:
         prints = [fake_digest(spec.name, d)[:32] for d in digests]
         table = rows.annotations(spec, batch, video_ids, prints)
-        if spec is CLIPS:
-            table = _with_real_clips(store, source, table)
-        store.replace(spec, table, {"batch": batch}, _COMMIT)
-        status = rows.status_table(spec, batch, video_ids, prints)
-        store.replace(STAGE_STATUS, status, {"batch": batch, "stage": spec.name}, _COMMIT)
+        yield spec, _with_real_clips(store, source, table) if spec is CLIPS else table
+        yield STAGE_STATUS, rows.status_table(spec, batch, video_ids, prints)
     folder = Path(store.root) / "landing" / batch
     folder.mkdir(parents=True)
     (folder / "clip_0000.mp4").write_bytes(source.video(batch))

@@ -6,6 +6,7 @@ machine that is busy for a while is busy for all of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,13 +14,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.scale.clock import Clock
-from benchmarks.scale.lake import BATCHES_PER_CHECKPOINT, Source, add_checkpoint, add_generated, land_real, stage_rows
+from benchmarks.scale.lake import (
+    BATCHES_PER_CHECKPOINT,
+    Source,
+    add_checkpoint,
+    add_generated,
+    add_many,
+    land_real,
+    stage_rows,
+)
 from benchmarks.scale.rows import BatchRows
 from pipelines.checks import batches_without_clips, check_stage, check_videos
 from pipelines.evaluation.leaderboard import leaderboard_rows
@@ -27,7 +36,7 @@ from pipelines.ingest.batch import ingest_batch
 from pipelines.registry import STAGES
 from pipelines.stage import run_stage
 from pipelines.store import TABLES, BlobStore, DeltaStore
-from pipelines.store.schemas import VIDEOS
+from pipelines.store.schemas import CHECKPOINTS, VIDEOS
 from pipelines.training_sets.build import build_training_set
 from pipelines.training_sets.due import NotDue, retraining_due
 from pipelines.training_sets.settings import RetrainingSettings
@@ -37,20 +46,24 @@ from pipelines.tryon.settings import TryOnSettings
 PAPER_VIDEOS, FRAMES, BATCH_VIDEOS = 5292, 189, 100
 LAKES = {"empty": 0, "paper": PAPER_VIDEOS, "ten times": 10 * PAPER_VIDEOS}
 ROUNDS = 2
+BATCHES_AT_ONCE = 10
 _BLOB_CALLS = ("exists", "put_file", "put_bytes", "read_bytes", "local_path")
 
 
-def scale(lakes: dict[str, int] | None = None, frames: int = FRAMES, rounds: int = ROUNDS) -> dict[str, Any]:
+def scale(
+    lakes: dict[str, int] | None = None, frames: int = FRAMES, rounds: int = ROUNDS, folder: str | None = None
+) -> dict[str, Any]:
     """Build the lakes and measure them.
 
     Args:
         lakes: Name of a lake -> its videos, the smallest first; the first is what the others are compared with.
         frames: Frames of a video.
         rounds: Measurements of each operation.
+        folder: Where to build them, and leave them; a temporary folder by default.
     """
     lakes = lakes or LAKES
-    with tempfile.TemporaryDirectory(prefix="scale") as folder:
-        root = Path(folder)
+    with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="scale") as chosen:
+        root = Path(chosen)
         source, rows = Source(root / "source", frames), BatchRows(BATCH_VIDEOS, frames)
         started = time.perf_counter()
         stores = build(root, lakes, source, rows)
@@ -79,37 +92,55 @@ def scale(lakes: dict[str, int] | None = None, frames: int = FRAMES, rounds: int
 
 
 def build(root: Path, lakes: dict[str, int], source: Source, rows: BatchRows) -> dict[str, DeltaStore]:
-    """Lakes that share their beginning: each is the one before, with more batches behind."""
+    """Lakes that share their beginning: each is the one before, with more batches behind.
+
+    What is behind the paper's size is written `BATCHES_AT_ONCE` at a time. A lake that is there already is taken as it
+    is: the run before was killed.
+    """
     stores: dict[str, DeltaStore] = {}
     growing = DeltaStore(root / "growing")
     growing.ensure_tables()
-    batches: list[str] = []
-    done = 0
     for name, videos in lakes.items():
-        while done < videos:
-            count = min(BATCH_VIDEOS, videos - done)
-            batches.append(f"b{len(batches):05}")
-            add_generated(growing, rows, source, batches[-1], count)
-            if len(batches) % BATCHES_PER_CHECKPOINT == 0:
-                add_checkpoint(growing, batches[-BATCHES_PER_CHECKPOINT:], len(batches) // BATCHES_PER_CHECKPOINT - 1)
-            done += count
-        # Files of tables are never changed, so that a lake's copy need not be one.
         copy = root / name.replace(" ", "_")
-        shutil.copytree(growing.root, copy, copy_function=_link)
-        _dagster_history(copy, batches)
+        batches = _names(videos)
+        if not copy.is_dir():
+            _grow(growing, source, rows, batches)
+            # Files of tables are never changed, so that a lake's copy need not be one.
+            shutil.copytree(growing.root, copy.with_suffix(".tmp"), copy_function=_link)
+            copy.with_suffix(".tmp").rename(copy)
+        _child(copy, "history", json.dumps(list(batches)))
         stores[name] = DeltaStore(copy)
-    shutil.rmtree(growing.root)
     return stores
+
+
+def _names(videos: int) -> dict[str, int]:
+    """Batch -> its videos."""
+    starts = range(0, videos, BATCH_VIDEOS)
+    return {f"b{i:05}": min(BATCH_VIDEOS, videos - start) for i, start in enumerate(starts)}
+
+
+def _grow(store: DeltaStore, source: Source, rows: BatchRows, batches: dict[str, int]) -> None:
+    """Bring a lake to these batches, and to a checkpoint for every few of them."""
+    there = set(store.read(VIDEOS, ["batch"])["batch"].unique().to_pylist())
+    missing = {name: count for name, count in batches.items() if name not in there}
+    paper = _names(PAPER_VIDEOS)
+    for name in [n for n in missing if n in paper]:
+        add_generated(store, rows, source, name, missing.pop(name))
+    for names in _chunks(list(missing), BATCHES_AT_ONCE):
+        add_many(store, rows, source, {n: missing[n] for n in names})
+    done, names = store.read(CHECKPOINTS, ["checkpoint_id"]).num_rows, list(batches)
+    for number in range(done, len(names) // BATCHES_PER_CHECKPOINT):
+        add_checkpoint(store, names[number * BATCHES_PER_CHECKPOINT :][:BATCHES_PER_CHECKPOINT], number)
+
+
+def _chunks(names: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 def _link(source: str, target: str) -> None:
     # A table's pointer to its last checkpoint is the one file that is written over.
     (shutil.copy2 if source.endswith("_last_checkpoint") else os.link)(source, target)
-
-
-def _dagster_history(lake: Path, batches: list[str]) -> None:
-    """A history in which every batch was materialised."""
-    _child(lake, "history", json.dumps(batches))
 
 
 def sizes(store: DeltaStore, frames: int) -> dict[str, Any]:
