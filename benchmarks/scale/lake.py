@@ -1,7 +1,7 @@
 """Generated lakes: batches that arrive one after the other, with their blobs, landing folders and history of runs.
 
 Batches are written as the pipeline writes them, through `DeltaStore.replace`, a commit for each table and stage, so
-that the logs are those of a lake that grew; `add_many` makes a lake large sooner: the same files, fewer commits.
+that the logs are those of a lake that grew. `add_many` makes a lake large sooner: the same files in fewer commits.
 """
 
 from __future__ import annotations

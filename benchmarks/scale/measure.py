@@ -94,8 +94,8 @@ def scale(
 def build(root: Path, lakes: dict[str, int], source: Source, rows: BatchRows) -> dict[str, DeltaStore]:
     """Lakes that share their beginning: each is the one before, with more batches behind.
 
-    What is behind the paper's size is written `BATCHES_AT_ONCE` at a time. A lake that is there already, since a run
-    was killed, is taken as it is.
+    What is behind the paper's size is written `BATCHES_AT_ONCE` at a time. A lake that is there already is taken as it
+    is: the run before was killed.
     """
     stores: dict[str, DeltaStore] = {}
     growing = DeltaStore(root / "growing")

@@ -92,9 +92,24 @@ def address() -> Iterator[str]:
         try:
             cluster.add_node(**node())
             cluster.wait_for_nodes(timeout=300)
-            yield f"http://{cluster.webui_url}"
+            yield when_it_takes_jobs(f"http://{cluster.webui_url}")
         finally:
             cluster.shutdown()
+
+
+def when_it_takes_jobs(address: str) -> str:
+    """The address, once agents of the nodes are there: until then jobs are refused."""
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.time() + PATIENCE_S
+    while True:
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return address
+        except (RuntimeError, ConnectionError):
+            if time.time() > deadline:
+                raise
+            time.sleep(2)
 
 
 def wait_for(runs: list[str], instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
