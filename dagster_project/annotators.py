@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.evaluation.annotators.goals import GOALS, shown
+from pipelines.evaluation.annotators.goals import GOALS
+from pipelines.evaluation.shown import interval_shown, shown
 from pipelines.store import DeltaStore
 from pipelines.store.studio_schemas import ANNOTATOR_REPORTS
 
@@ -28,16 +29,16 @@ def print_report(store: DeltaStore, batch: str, console: Console) -> None:
     for goal in GOALS:
         for r in (r for r in overall if r["metric"] == goal.metric):
             verdict = {None: "no data", True: "[green]met[/]", False: "[red]missed[/]"}[r["met"]]
-            bound = f"{goal.sign} {shown(goal.limit, r['unit'])}"
+            bound = f"{goal.sign} {shown(goal.limit, unit=r['unit'])}"
             table.add_row(
-                goal.title, escape(r["annotator"]), bound, shown(r["value"], r["unit"]), _interval(r), verdict
+                goal.title, escape(r["annotator"]), bound, shown(r["value"], unit=r["unit"]), _interval(r), verdict
             )
     console.print(table)
     backends = [(g, r["annotator"]) for g in GOALS for r in overall if r["metric"] == g.metric]
     several = {g.metric for g in GOALS if sum(g is other for other, _ in backends) > 1}
     heads = [_head(g.metric) + (f"\n{b}" if g.metric in several else "") for g, b in backends]
     table = _table("", *map(escape, heads), title="By what the videos show")
-    value_of = {(r["metric"], r["split"], r["annotator"]): shown(r["value"], r["unit"]) for r in rows}
+    value_of = {(r["metric"], r["split"], r["annotator"]): shown(r["value"], unit=r["unit"]) for r in rows}
     names = list(dict.fromkeys(r["split"] for r in rows if r["split"] != "all"))
     for name in sorted(names, key=lambda n: not n.startswith("performance")):
         values = (value_of.get((g.metric, name, b), "–") for g, b in backends)
@@ -46,7 +47,7 @@ def print_report(store: DeltaStore, batch: str, console: Console) -> None:
     table = _table("figure", "annotator", "value", "95 % interval", "samples", title="All figures, over all videos")
     for r in overall:
         if "/" not in r["metric"]:
-            value = shown(r["value"], r["unit"])
+            value = shown(r["value"], unit=r["unit"])
             table.add_row(r["metric"], escape(r["annotator"]), value, _interval(r), f"{r['num_samples']:,}")
     console.print(table)
 
@@ -67,10 +68,7 @@ def _head(metric: str) -> str:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    if row["low"] is None:
-        return "–"
-    low = shown(row["low"], row["unit"]).split(" ")[0]
-    return f"{low} to {shown(row['high'], row['unit'])}"
+    return interval_shown(row["low"], row["high"], unit=row["unit"])
 
 
 def report_json(store: DeltaStore, batch: str) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.evaluation.judges.validation import METRICS, shown
+from pipelines.evaluation.judges.validation import METRICS, figure_shown
 from pipelines.store import DeltaStore
 from pipelines.store.studio_schemas import JUDGE_CASE_KINDS, JUDGE_CASES, JUDGE_REPORTS
 
@@ -25,11 +25,11 @@ def print_judge_report(store: DeltaStore, batch: str, judge_digest: str, console
     name = escape(rows[0]["judge"])
     table = Table("figure", *looks, title=f"{name} on {escape(batch)}")
     for metric in METRICS:
-        table.add_row(metric, *(shown(of.get((metric, p, "all"))) for p in looks))
+        table.add_row(metric, *(figure_shown(of.get((metric, p, "all"))) for p in looks))
     for kind in JUDGE_CASE_KINDS:
         values = [of.get(("accuracy", p, f"case={kind}")) for p in looks]
         if any(values):
-            table.add_row(f"accuracy, {kind}", *map(shown, values))
+            table.add_row(f"accuracy, {kind}", *map(figure_shown, values))
     console.print(table)
     for look in looks:
         table = Table("action", "done, said done", "done, said not", "not, said done", "not, said not", "none", "kappa")
@@ -40,7 +40,9 @@ def print_judge_report(store: DeltaStore, batch: str, judge_digest: str, console
             )
             cells = [counts[e, s] for e in (True, False) for s in (True, False)]
             none = counts[True, None] + counts[False, None]
-            table.add_row(action, *map(str, cells), str(none), shown(of.get(("kappa", look, f"action={action}"))))
+            table.add_row(
+                action, *map(str, cells), str(none), figure_shown(of.get(("kappa", look, f"action={action}")))
+            )
         console.print(table)
     if not rows[0]["held_back"]:
         console.print("[yellow]The judge was fitted on clips of this batch: it looks better than it is.[/]")

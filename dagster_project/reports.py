@@ -113,7 +113,7 @@ def print_status(report: dict[str, Any], console: Console) -> None:
 
 
 def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
-    """The rows of `videos` of one batch, with what is wrong."""
+    """The rows of `videos` of one batch, with what is wrong; nothing where there are none."""
     table = Table("file", "size", "fps", "frames", "status", "reason", title=f"videos of {batch}")
     for v in store.read(VIDEOS, where={"batch": batch}).to_pylist():
         size = f"{v['width']}x{v['height']}" if v["width"] else ""
@@ -122,7 +122,8 @@ def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
         status = f"[{colour}]{v['status']}[/]"
         name, reason = escape(v["source_path"]), escape(v["reason"] or "")
         table.add_row(name, size, fps, str(v["num_frames"] or ""), status, reason)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str, key: str) -> Any:

@@ -18,10 +18,12 @@ class AblationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    interactive_clips: int = Field(128, ge=1, description="Rendered training clips with interactions")
-    ordinary_clips: int = Field(64, ge=1, description="Rendered training clips without")
+    interactive_clips: int = Field(
+        100, ge=1, description="Rendered training scenes with interactions; done in one garment, left undone in another"
+    )
+    ordinary_clips: int = Field(60, ge=1, description="Rendered training scenes without; each in two garments")
     test_clips: int = Field(30, ge=1, description="Held-back clips; those with an interaction are dressed")
-    frames: int = Field(21, ge=17, description="Frames of a training clip")
+    frames: int = Field(17, ge=17, description="Frames of a clip")
     fps: float = Field(8.0, gt=1, description="Frame rate: a window of 17 frames must hold the whole interaction")
     width: int = Field(288, description="Pixels of a rendered frame")
     height: int = Field(384, description="Pixels of a rendered frame")

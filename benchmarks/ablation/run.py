@@ -114,6 +114,8 @@ def _run(
         "ema_decay": 0.99,
         "precision": "fp32",
         "flow_shift": 3.0,
+        "unmasked_weight": 0.1,
+        "loss_space": "pixel",
         "seed": job.seed,
         "threads": 1,
         "log_every": 50,
@@ -139,6 +141,7 @@ def _run(
     summary = json.loads((folder / "training" / "summary.json").read_text())
     result = {
         "row": job.row.name,
+        "title": job.row.title,
         "seed": job.seed,
         "settings": settings.digest,
         "training_set": training_set,

@@ -100,7 +100,20 @@ class Verdict:
     cost: float | None = None
 
 
-class Judge(ABC):
+class Sampling(ABC):
+    """What is to be looked at of one interaction."""
+
+    picture_height: int
+    """Height to which pictures of a request are reduced, px."""
+    needs_contact: bool = False
+    """Whether requests must bring the contact network's reading."""
+
+    @abstractmethod
+    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
+        """Numbers of the frames to look at, increasing, for the span [start, end) of a video."""
+
+
+class Judge(Sampling):
     """Decides whether an interaction happened in a try-on video."""
 
     name: str
@@ -108,16 +121,8 @@ class Judge(ABC):
     digest: str
     """What its verdicts depend on besides the request: settings, version, weights; 16 hex digits. An agreement that was
     measured holds for this digest only."""
-    picture_height: int
-    """Height to which pictures of a request are reduced, px."""
-    needs_contact: bool = False
-    """Whether requests must bring the contact network's reading."""
     fitted_on: frozenset[str] = frozenset()
     """Videos that the judge was fitted on: measured on these it looks better than it is."""
-
-    @abstractmethod
-    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
-        """Numbers of the frames it wants to see, increasing, for the span [start, end) of a video."""
 
     @abstractmethod
     def judge(self, request: JudgeRequest) -> Verdict:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from models.contact.network import weights_digest
-from models.judges.base import Judge, JudgeRequest, Verdict, judge_digest, sample_frames
+from models.judges.base import Judge, JudgeRequest, Sampling, Verdict, judge_digest, sample_frames
 from models.judges.measures.features import measure
 from models.judges.measures.logistic import read_models
 from models.judges.settings import KinematicJudgeSettings
@@ -37,7 +37,27 @@ def make(settings: KinematicJudgeSettings | dict[str, Any], cache_dir: Path | No
     return KinematicJudge(KinematicJudgeSettings.model_validate(settings))
 
 
-class KinematicJudge(Judge):
+class ClothSampling(Sampling):
+    """Frames evenly spread over span and context, and the contact network's reading.
+
+    Args:
+        settings: How many frames, and how large.
+    """
+
+    needs_contact = True
+
+    def __init__(self, settings: KinematicJudgeSettings):
+        self.settings, self.picture_height = settings, settings.work_height
+
+    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampling.frames`."""
+        context = round(self.settings.context_s * fps)
+        length = min(num_frames, end + context) - max(0, start - context)
+        wanted = max(8, round(length / fps * self.settings.samples_per_second))
+        return sample_frames(start, end, num_frames, context, min(self.settings.max_pictures, wanted))
+
+
+class KinematicJudge(ClothSampling, Judge):
     """See the module.
 
     Args:
@@ -48,21 +68,14 @@ class KinematicJudge(Judge):
         FileNotFoundError: There is no such file.
     """
 
-    needs_contact = True
-
     def __init__(self, settings: KinematicJudgeSettings | None = None, weights: Path = WEIGHTS):
-        self.settings = settings or KinematicJudgeSettings()
+        super().__init__(settings or KinematicJudgeSettings())
         models, notes = read_models(weights)
         self._asked, self._follows = models["asked"], models["follows"]
         self.name = f"kinematic {VERSION}"
         fitted = hashlib.sha256(weights.read_bytes()).hexdigest()
         self.digest = judge_digest(self.name, self.settings.model_dump(), fitted, weights_digest())
         self.fitted_on = frozenset(notes["clips"])
-        self.picture_height = self.settings.work_height
-
-    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
-        """Evenly spread over span and context."""
-        return frames_to_measure(self.settings, start, end, num_frames, fps)
 
     def judge(self, request: JudgeRequest) -> Verdict:
         """The verdict, with the numbers it rests on in the rationale."""
@@ -80,16 +93,6 @@ class KinematicJudge(Judge):
             f"the source; alike in time {found['in_time']:.2f} and place {found['in_place']:.2f})"
         )
         return Verdict(success, score, words, [success])
-
-
-def frames_to_measure(
-    settings: KinematicJudgeSettings, start: int, end: int, num_frames: int, fps: float
-) -> np.ndarray:
-    """Numbers of the frames to compare, evenly spread over span and context; see `Judge.frames`."""
-    context = round(settings.context_s * fps)
-    length = min(num_frames, end + context) - max(0, start - context)
-    wanted = max(8, round(length / fps * settings.samples_per_second))
-    return sample_frames(start, end, num_frames, context, min(settings.max_pictures, wanted))
 
 
 def _change(log: float) -> str:

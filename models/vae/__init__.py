@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,17 @@ def nano_vae_digest() -> str:
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         digest.update((NANO_VAE_DIR / name).read_bytes())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def nano_pixel_energy() -> tuple[float, ...]:
+    """What a unit of each of the 32 standardised latent channels is in pixels, squared.
+
+    The channels are coordinates along orthonormal components, divided by `latents_std`: squared errors weighted by
+    these add up to those of pixels, within what the components can hold.
+    """
+    deviations = json.loads((NANO_VAE_DIR / "config.json").read_text())["latents_std"]
+    return tuple(d * d for d in deviations)
 
 
 def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> PatchAutoencoder:

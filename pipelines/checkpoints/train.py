@@ -242,7 +242,10 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
     if "://" not in store.root:
         folder = Path(store.root) / row["uri"]
         if not folder.is_dir():
-            raise CheckpointMissing(f"The files of checkpoint {row['checkpoint_id']} are gone from {folder}")
+            raise CheckpointMissing(
+                f"The files of checkpoint {row['checkpoint_id']} are gone from {folder}: restore the folder from a "
+                "copy, or choose another checkpoint (`itryon leaderboard` lists them)"
+            )
         return folder
     cached = _scratch(store) / "cache" / row["checkpoint_id"]
     if not cached.is_dir():

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.judges.base import HandContact, Judge, JudgeRequest
+from models.judges.base import HandContact, JudgeRequest, Sampling
 from pipelines.arrays import decode_mask
 from pipelines.captions.contact import ContactReader
 from pipelines.captions.spans import frames_of
@@ -50,7 +50,7 @@ class AnnotatedSource:
 
     def request(
         self,
-        judge: Judge,
+        sampling: Sampling,
         result: Path,
         action: str,
         text: str,
@@ -62,7 +62,7 @@ class AnnotatedSource:
         """One interaction, all pictures and points at one size.
 
         Args:
-            judge: Which frames it wants, how large, and whether it needs contact.
+            sampling: Which frames it wants, how large, and whether it needs contact.
             result: The try-on video.
             action: Interaction category.
             text: Caption.
@@ -77,8 +77,8 @@ class AnnotatedSource:
         start, end = max(0, span[0] - offset), min(count, span[1] - offset)
         with VideoReader(self.path) as reader:
             info = reader.info
-        frames = judge.frames(start, end, count, info.fps)
-        height = min(judge.picture_height, info.height)
+        frames = sampling.frames(start, end, count, info.fps)
+        height = min(sampling.picture_height, info.height)
         width = max(1, round(info.width * height / info.height))
         scale = height / info.height
         wanted = [int(f) + offset for f in frames]
@@ -94,7 +94,7 @@ class AnnotatedSource:
             region=self._regions(wanted, width, height),
             hands=self._hands_at(wanted, scale),
             torso=self._torsos(wanted, scale),
-            contact=self.contact(offset, count) if judge.needs_contact else None,
+            contact=self.contact(offset, count) if sampling.needs_contact else None,
         )
 
     def contact(self, offset: int, count: int) -> dict[str, HandContact]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SEED = 20260101
-"""Intervals of the same features are the same in every run."""
+from pipelines.evaluation.bootstrap import cluster_draws, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -118,25 +117,31 @@ def bootstrap_interval(
     if min(first.num_videos, second.num_videos) < 3 or resamples < 1:
         return None
     value = frechet_distance(first.values, second.values, first.weights, second.weights)
-    rng = np.random.default_rng(_SEED)
     # A rotation into the span of all features keeps distances and shortens what is computed a thousand times.
     a, b = _in_their_span(first.values, second.values)
     own, other = np.unique(first.video[first.weights > 0]), np.unique(second.video[second.weights > 0])
-    shared = np.union1d(own, other)
-    draws = []
-    for _ in range(resamples):
-        if paired:
-            one = two = dict(zip(shared, rng.multinomial(len(shared), np.full(len(shared), 1 / len(shared)))))
-        else:
-            one = dict(zip(own, rng.multinomial(len(own), np.full(len(own), 1 / len(own)))))
-            two = dict(zip(other, rng.multinomial(len(other), np.full(len(other), 1 / len(other)))))
-        counts = [s.weights * np.array([d.get(v, 0) for v in s.video]) for s, d in ((first, one), (second, two))]
+    if paired:
+        own = other = np.union1d(own, other)
+        drawn = cluster_draws([len(own)], resamples) * 2
+    else:
+        drawn = cluster_draws([len(own), len(other)], resamples)
+    distances = []
+    for one, two in zip(*drawn):
+        counts = [_counts(first, own, one), _counts(second, other, two)]
         if min(c.sum() for c in counts) >= 2:
-            draws.append(frechet_distance(a, b, *counts))
-    if not draws:
+            distances.append(frechet_distance(a, b, *counts))
+    draws = np.array(distances)
+    interval = percentile_interval(draws, confidence)
+    if interval is None:
         return None
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]) - np.mean(draws)
-    return max(0.0, value + float(low)), value + float(high)
+    shift = value - float(np.mean(draws))
+    return max(0.0, interval[0] + shift), interval[1] + shift
+
+
+def _counts(features: FeatureSet, videos: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """(N,) how often each clip counts where videos are drawn so often."""
+    times = dict(zip(videos, drawn))
+    return features.weights * np.array([times.get(v, 0) for v in features.video])
 
 
 def _in_their_span(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

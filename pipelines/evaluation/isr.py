@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.judges.base import Judge, JudgeRequest, Verdict
+from models.judges.base import Judge, JudgeRequest, Sampling, Verdict
 from pipelines.captions.contact import ContactReader
 from pipelines.captions.rows import interactions
 from pipelines.captions.stage import vlm_cache
@@ -63,9 +63,9 @@ def make_judge(settings: IsrSettings, store: DeltaStore, cache_dir: Path | None 
     return module.make(settings.options if values is None else values, cache_dir or vlm_cache(str(store.root)))
 
 
-def contact_reader(judge: Judge) -> ContactReader | None:
+def contact_reader(sampling: Sampling) -> ContactReader | None:
     """The contact network, for judges that need its reading."""
-    return ContactReader() if judge.needs_contact else None
+    return ContactReader() if sampling.needs_contact else None
 
 
 def judge_checkpoint(
@@ -102,7 +102,8 @@ def judge_checkpoint(
     judge = judge or make_judge(settings, store, cache_dir)
     report = IsrReport(checkpoint_id, judge.name, newest_validation(store, judge.digest))
     reader = contact_reader(judge)
-    videos = {v["video_id"]: v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and v["uri"]}
+    wanted = {"video_id": sorted({t["video_id"] for t in tryons}), "status": "ok"}
+    videos = {v["video_id"]: v for v in store.read(VIDEOS, where=wanted).to_pylist() if v["uri"]}
     for tryon in tryons:
         video = videos.get(tryon["video_id"])
         of_video = {"batch": video["batch"] if video else "", "video_id": tryon["video_id"]}

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from pipelines.checkpoints.current import KEPT, PROMOTED, ROLLED_BACK, decisions, standing
 from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint
-from pipelines.evaluation.leaderboard import higher_is_better, number, read_leaderboard, write_leaderboard
+from pipelines.evaluation.leaderboard import higher_is_better, read_leaderboard, write_leaderboard
 from pipelines.evaluation.settings import PROMOTION_VERSION
+from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, PROMOTIONS
@@ -143,7 +144,7 @@ def _compare(candidate: Measure, current: Measure) -> str:
 
 
 def _shown(measure: Measure) -> str:
-    return number(measure.value, measure.low, measure.high)
+    return shown(measure.value, measure.low, measure.high, digits=3)
 
 
 def measures(row: dict[str, Any]) -> dict[str, Measure]:
@@ -233,6 +234,24 @@ def promote(store: DeltaStore, candidate_id: str, commit: Commit | None = None) 
     if past and all(past[-1][k] == v for k, v in row.items()):
         return decision, past[-1]
     return decision, _record(store, past, row, commit)
+
+
+def comparison_markdown(row: dict[str, Any]) -> str:
+    """What a decision compared as a Markdown table: measure, candidate, the current one then, and how they compare.
+
+    Args:
+        row: A row of `promotions`; an empty one where nothing had to be decided.
+    """
+    found = json.loads(row.get("comparison") or "{}")
+    candidate, current = ({n: Measure(**m) for n, m in found.get(k, {}).items()} for k in ("candidate", "current"))
+    if not candidate:
+        return "nothing was compared"
+    lines = ["| measure | candidate | current then | candidate is |", "|---|---|---|---|"]
+    for name in sorted(candidate | current):
+        sides = [_shown(side[name]) if name in side else "–" for side in (candidate, current)]
+        how = found["compared"].get(name) or found["missing"].get(name) or "–"
+        lines.append(f"| {name} | {' | '.join(sides)} | {how} |")
+    return "\n".join(lines)
 
 
 def rollback(store: DeltaStore, to: str | None = None, commit: Commit | None = None) -> dict[str, Any]:

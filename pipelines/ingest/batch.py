@@ -48,6 +48,7 @@ class IngestReport:
         problems: Source path -> reason, for every row that is not ok.
         ignored: Files that are neither videos nor photos.
         committed: Tables written.
+        data_versions: Table -> digest of what its rows say, whenever they were written.
         wall_seconds: Duration.
     """
 
@@ -63,6 +64,7 @@ class IngestReport:
     problems: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
+    data_versions: dict[str, str] = field(default_factory=dict)
     wall_seconds: float = 0.0
 
 
@@ -111,6 +113,21 @@ def ingest_batch(
     return run.report
 
 
+def staging_folder(store: DeltaStore, batch: str) -> Path:
+    """Where measurements of a batch's files wait for their commit."""
+    return scratch(store) / "staging" / "ingest" / batch
+
+
+def measurement_key(candidate: Candidate, settings: IngestSettings) -> str:
+    """What a measurement depends on, and is staged by: content and settings, not labels."""
+    mask = candidate.mask.sha256 if isinstance(candidate, Photo) and candidate.mask else None
+    return _fingerprint(settings, type(candidate).__name__, candidate.sha256, mask)
+
+
+def _fingerprint(settings: IngestSettings, *parts: Any) -> str:
+    return digest(CODE_VERSION, settings.content(), *parts)[:32]
+
+
 @dataclass(frozen=True)
 class _Task:
     key: str
@@ -131,7 +148,7 @@ class _Run:
     ):
         self.store, self.batch, self.settings, self.report = store, batch, settings, report
         self.on_progress = on_progress
-        self.staging = scratch(store) / "staging" / "ingest" / batch
+        self.staging = staging_folder(store, batch)
         self.kept: dict[str, set[str]] = {}
 
     def rows(self, inventory: Inventory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -176,9 +193,7 @@ class _Run:
         return str(photo.file.location), mask, self.settings
 
     def _key(self, candidate: Candidate) -> str:
-        """What a measurement depends on: content and settings, not labels."""
-        mask = candidate.mask.sha256 if isinstance(candidate, Photo) and candidate.mask else None
-        return self._fingerprint(type(candidate).__name__, candidate.sha256, mask)
+        return measurement_key(candidate, self.settings)
 
     def _measure(self, tasks: list[_Task]) -> dict[str, dict[str, Any] | WorkerFailure]:
         """Key -> result. Tasks run in workers; what finished before a kill is read from staging."""
@@ -223,7 +238,7 @@ class _Run:
         return self._fingerprint("video", v.path, v.sha256, v.problem, v.copy_of, error, label, worn)
 
     def _fingerprint(self, *parts: Any) -> str:
-        return digest(CODE_VERSION, self.settings.content(), *parts)[:32]
+        return _fingerprint(self.settings, *parts)
 
     def _garment_row(self, photo: Photo, result: Any, fingerprint: str) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -330,6 +345,8 @@ class _Run:
             self.store.replace(spec, table, {"batch": self.batch}, commit)
             self.report.committed.append(spec.name)
         report = self.report
+        content = sorted((k, r["status"], r["fingerprint"]) for k, r in unique.items())
+        report.data_versions[spec.name] = digest(content)[:32]
         report.reused += len(self.kept[spec.name])
         report.problems |= {r["source_path"]: r["reason"] for r in unique.values() if r["status"] != "ok"}
         counts = {s: sum(r["status"] == s for r in unique.values()) for s in ("ok", "rejected", "error")}

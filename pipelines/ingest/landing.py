@@ -125,16 +125,46 @@ def landing_folder(store: DeltaStore, batch: str) -> Path:
     return landing_root(store) / validate_batch(batch)
 
 
-def landing_batches(store: DeltaStore) -> dict[str, list[LandedFile]]:
-    """Every batch in the landing zone with its files. Folders whose names cannot be batches are left out."""
+def batch_folders(store: DeltaStore) -> dict[str, Path]:
+    """Every batch in the landing zone with its folder. Folders whose names cannot be batches are left out."""
     root = landing_root(store)
     if not root.is_dir():
         return {}
-    return {
-        f.name: scan(f)
-        for f in sorted(root.iterdir())
-        if _BATCH.fullmatch(f.name) and f.is_dir() and not f.is_symlink()
-    }
+    with os.scandir(root) as entries:
+        return {
+            e.name: Path(e.path)
+            for e in sorted(entries, key=lambda e: e.name)
+            if _BATCH.fullmatch(e.name) and e.is_dir(follow_symlinks=False)
+        }
+
+
+def landing_batches(store: DeltaStore) -> dict[str, list[LandedFile]]:
+    """Every batch in the landing zone with its files."""
+    return {name: scan(folder) for name, folder in batch_folders(store).items()}
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The folder and all below it that `scan` looks into, as paths relative to it."""
+    found = []
+    for parent, directories, _ in os.walk(folder):
+        directories[:] = _looked_into(Path(parent), directories)
+        found.append(Path(parent).relative_to(folder).as_posix())
+    return found
+
+
+def entries_changed(folder: Path, below: list[str]) -> int:
+    """When an entry was added, removed or renamed last in any of the folders `below`, nanoseconds since 1970.
+
+    A file that is written in place does not show here. Zero where one of the folders is gone.
+    """
+    try:
+        return max((folder / name).stat().st_mtime_ns for name in below)
+    except (OSError, ValueError):
+        return 0
+
+
+def _looked_into(parent: Path, directories: list[str]) -> list[str]:
+    return sorted(d for d in directories if not d.startswith(".") and not is_truth(parent / d))
 
 
 def scan(folder: Path) -> list[LandedFile]:
@@ -153,7 +183,7 @@ def scan(folder: Path) -> list[LandedFile]:
     base = folder.resolve()
     for parent, directories, names in os.walk(folder, onerror=unreadable):
         here = Path(parent)
-        directories[:] = sorted(d for d in directories if not d.startswith(".") and not is_truth(here / d))
+        directories[:] = _looked_into(here, directories)
         for name in directories:
             path = here / name
             if path.is_symlink():

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.evaluation.annotators.captions import NOTHING, confusion
-from pipelines.evaluation.annotators.goals import GOAL_OF, GOALS, shown
+from pipelines.evaluation.annotators.goals import GOAL_OF, GOALS
 from pipelines.evaluation.annotators.pose import LANDMARKS
 from pipelines.evaluation.annotators.report import ALL, AnnotatorReport, Row
 from pipelines.evaluation.annotators.statistics import bin_of
+from pipelines.evaluation.shown import shown
 from pipelines.previews.plots import BLUE, GREEN, GREY, ORANGE, as_png, new_figure
 from pipelines.store.schemas import ACTIONS
 
@@ -38,8 +39,8 @@ def goals_picture(report: AnnotatorReport) -> bytes:
         mark = {None: "not measured", True: "met", False: "missed"}[row.met]
         axes.text(0, y, row.goal.title, fontsize=9, va="center")
         axes.text(3.9, y, row.annotator.backend, fontsize=8, va="center", color=GREY)
-        axes.text(5.0, y, f"{row.goal.sign} {shown(row.goal.limit, unit)}", fontsize=8, va="center")
-        axes.text(8.1, y, f"{shown(row.estimate.value, unit)}  {mark}", fontsize=8, va="center", color=colour)
+        axes.text(5.0, y, f"{row.goal.sign} {shown(row.goal.limit, unit=unit)}", fontsize=8, va="center")
+        axes.text(8.1, y, f"{shown(row.estimate.value, unit=unit)}  {mark}", fontsize=8, va="center", color=colour)
         axes.text(10.0, y, f"{row.estimate.num_samples:,}", fontsize=8, va="center", ha="right", color=GREY)
         _bar(axes, y, row, colour)
     axes.set_title(f"{report.batch}: {sum(r.met is True for r in rows)} of {len(rows)} goals met", loc="left")

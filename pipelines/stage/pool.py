@@ -29,6 +29,9 @@ from pipelines.store.errors import explain
 from pipelines.workers import SPAWN, worker_pool
 
 _ADDED_BY_RUNNER = ("batch", "video_id", "fingerprint")
+# Rows that a killed run left are made anew when they are older: blobs that they name, and nothing else does, are
+# removed some time after that (`pipelines.store.retention`).
+_STAGED_S = 7 * 86400
 
 
 @dataclass(frozen=True)
@@ -207,9 +210,9 @@ def _complete(chunk: pa.RecordBatch, schema: pa.Schema, row: Mapping[str, Any], 
 
 
 def read_numbers(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
     try:
+        if time.time() - path.stat().st_mtime > _STAGED_S:
+            return None
         return json.loads(pq.read_metadata(path).metadata[b"itryon"])
     except (KeyError, OSError, TypeError, ValueError):
         return None

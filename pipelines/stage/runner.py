@@ -23,7 +23,11 @@ from pipelines.store.schemas import STAGE_STATUS
 
 @dataclass
 class StageReport:
-    """What a run of a stage did. `videos_*` count the videos of the batch, `frames` and times only this run's work."""
+    """What a run of a stage did.
+
+    `videos_*` count the videos of the batch, `frames` and times only this run's work; `changed` says whether it wrote
+    anything.
+    """
 
     stage: str
     batch: str
@@ -38,6 +42,7 @@ class StageReport:
     model_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     data_version: str = ""
+    changed: bool = False
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -88,7 +93,7 @@ def _bring_up_to_date(
 ) -> StageReport:
     plan = make_plan(stage, store, batch)
     report = StageReport(stage.name, batch, store.version(stage.spec))
-    report.videos_reused = len(plan.kept)
+    report.videos_reused, report.changed = len(plan.kept), plan.changed
     staging = staging_folder(store, stage, batch)
     if plan.changed:
         for row in plan.blocked:

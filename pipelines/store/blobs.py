@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from platformdirs import user_cache_path
@@ -26,6 +28,24 @@ TEMPORARY = "blobs/tmp"
 """Folder of blobs that are being written."""
 _CHUNK = 1 << 20
 _CONNECTIONS = 16  # Looking for a blob in an object store is a request, of which most is waiting.
+# A blob that is stored again becomes young again, or it could be removed as one that nothing names before its row is
+# there; not each time, since a thousand videos may share one garment photo.
+_YOUNG_S = 86400
+
+
+@dataclass(frozen=True)
+class StoredBlob:
+    """A blob, or what a writer that was killed left of one.
+
+    Attributes:
+        uri: Relative URI; that of an unfinished blob ends with `.tmp`.
+        size: Bytes.
+        modified: When it was stored last, seconds since 1970.
+    """
+
+    uri: str
+    size: int
+    modified: float
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -69,15 +89,46 @@ class BlobStore:
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             return {u for u, there in zip(named, pool.map(self.exists, named), strict=True) if not there}
 
-    def _holds(self, uri: str, size: int) -> bool:
-        """Whether nothing has to be written. A blob of another size was cut off by hand or by a file system that lost
-        its end; it is written anew."""
-        with self._explained(uri):
-            info = self._fs.get_file_info(self._path(uri))
-        return info.type == fs.FileType.File and info.size == size
-
     def _explained(self, uri: str):
         return explained(self.root, f"Blob {uri}")
+
+    def list(self) -> Iterator[StoredBlob]:
+        """All blobs, those included that a killed writer left unfinished."""
+        for info in self._fs.get_file_info(
+            fs.FileSelector(f"{self._base}/blobs", recursive=True, allow_not_found=True)
+        ):
+            if info.type == fs.FileType.File:
+                yield StoredBlob(info.path.removeprefix(f"{self._base}/"), info.size, info.mtime_ns / 1e9)
+
+    def remove(self, uri: str, stored_before: float) -> bool:
+        """Remove a blob that was stored last before a time, seconds since 1970; whether it was removed."""
+        path = self._path(uri)
+        info = self._fs.get_file_info(path)
+        if info.type != fs.FileType.File or info.mtime_ns / 1e9 >= stored_before:
+            return False
+        self._fs.delete_file(path)
+        return True
+
+    def _stored(self, uri: str, size: int) -> bool:
+        """Whether nothing has to be written; the blob is young from now on.
+
+        A blob of another size was cut off by hand or by a file system that lost its end; it is written anew.
+        """
+        path = self._path(uri)
+        with self._explained(uri):
+            info = self._fs.get_file_info(path)
+        if info.type != fs.FileType.File or info.size != size:
+            return False
+        if time.time() - info.mtime_ns / 1e9 < _YOUNG_S:
+            return True
+        if not self._local:
+            # Object stores have no other way to make an object young than to write it.
+            return False
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def put_file(self, path: str | os.PathLike[str], suffix: str | None = None) -> str:
         """Copy a file into the store; returns its URI. Nothing is written when the blob is there already.
@@ -88,7 +139,7 @@ class BlobStore:
         source = Path(path)
         digest = sha256_file(source)
         uri = self.uri_for(digest, source.suffix.lower() if suffix is None else suffix)
-        if self._holds(uri, source.stat().st_size):
+        if self._stored(uri, source.stat().st_size):
             return uri
         with source.open("rb") as stream:
             self._write(stream, uri, digest)
@@ -98,7 +149,7 @@ class BlobStore:
         """Store bytes; returns the blob's URI."""
         digest = hashlib.sha256(data).hexdigest()
         uri = self.uri_for(digest, suffix)
-        if not self._holds(uri, len(data)):
+        if not self._stored(uri, len(data)):
             self._write(memoryview(data), uri, digest)
         return uri
 

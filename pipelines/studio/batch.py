@@ -19,6 +19,7 @@ from pipelines.studio.settings import CODE_VERSION, StudioSettings
 from pipelines.workers import SPAWN, worker_pool
 
 _PERFORMED = {"idle": "stands", "walk": "walks and turns", "hover": "gestures", "rest": "rests a hand on the clothes"}
+_QUIET = "moves a hand"
 
 
 @dataclass
@@ -99,7 +100,8 @@ def render_batch(
                 records[index] = future.result()
             except Exception as e:  # one clip that cannot be rendered must not cost the others
                 report.failures[index] = f"{type(e).__name__}: {e}"
-    lines = [json.dumps(_entry(settings, index, record), sort_keys=True) for index, record in sorted(records.items())]
+    entries = [entry for index, record in sorted(records.items()) for entry in _entries(settings, index, record)]
+    lines = [json.dumps(entry, sort_keys=True) for entry in entries]
     _write(folder / MANIFEST, "".join(f"{line}\n" for line in lines))
     for record in records.values():
         report.clips += 1
@@ -110,8 +112,8 @@ def render_batch(
     return report
 
 
-def _entry(settings: StudioSettings, index: int, record: dict[str, Any]) -> dict[str, Any]:
-    """The clip's line of the manifest."""
+def _entries(settings: StudioSettings, index: int, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the manifest that a clip gives: its own, and its twins' where those are clips too."""
     from pipelines.studio.plan import plan_clip
 
     entry = {
@@ -131,9 +133,21 @@ def _entry(settings: StudioSettings, index: int, record: dict[str, Any]) -> dict
             }
             for s in record["spans"]
         ]
-        doing = record["spans"][0]["text"] if record["spans"] else _PERFORMED.get(record["performance"], "moves a hand")
-        entry["global_caption"] = f"A person in a {record['garment_type'].replace('_', ' ')} {doing}"
-    return entry
+        doing = record["spans"][0]["text"] if record["spans"] else _PERFORMED.get(record["performance"], _QUIET)
+        entry["global_caption"] = _caption(settings, record, doing)
+    if not settings.twins:
+        return [entry]
+    other = entry | {"garment": entry["tryon_garment"], "tryon_garment": entry["garment"]}
+    twins = [entry, other | {"video": record["counterfactual"]}]
+    if record["undone"]:
+        said = {"actions": [], "global_caption": _caption(settings, record, _QUIET)} if settings.labels else {}
+        twins.append(other | {"video": record["undone"]} | said)
+    return twins
+
+
+def _caption(settings: StudioSettings, record: dict[str, Any], doing: str) -> str:
+    person = f"A person in a {record['garment_type'].replace('_', ' ')}"
+    return person if settings.neutral else f"{person} {doing}"
 
 
 def _write(path: Path, text: str) -> None:

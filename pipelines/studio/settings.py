@@ -47,10 +47,24 @@ class StudioSettings(BaseModel):
         description="Also render every clip with an interaction in the other garment as it must not become: hands move "
         "alike, the garment stays as it was. That is what judges of interactions are measured on",
     )
+    twins: bool = Field(
+        False,
+        description="List the counterfactual, and what is rendered undone, as clips of their own: the same motion in "
+        "two garments, done and not done. A model can only tell them apart by what it is asked. Truth is written for "
+        "the first of them",
+    )
+    neutral: bool = Field(
+        False,
+        description="Global captions that do not say what the hands do: that is left to the action captions",
+    )
     pantomime_share: float = Field(
         0.26, ge=0, le=1, description="Share of the clips without an interaction in which one is mimed"
     )
     fabrics: str | None = Field(None, description="Folder of photos to take fabrics from; procedural ones by default")
+    plain: bool = Field(
+        False,
+        description="Only clothes of one colour without prints: what a small model can learn from a few thousand clips",
+    )
     workers: int | None = Field(None, ge=1, description="Processes; one a core by default")
 
     @field_validator("actions")
@@ -68,6 +82,10 @@ class StudioSettings(BaseModel):
             )
         if self.undone and not self.counterfactual:
             raise ValueError("undone shows the other garment: it needs counterfactual")
+        if self.twins and not self.counterfactual:
+            raise ValueError("twins are clips and their counterfactuals: they need counterfactual")
+        if self.plain and self.fabrics is not None:
+            raise ValueError("plain and fabrics: take fabrics either of one colour or from photos")
         if self.frames / self.fps < 1.5:
             raise ValueError(
                 f"{self.frames} frames at {self.fps:g} a second last {self.frames / self.fps:.2f} s; a hand needs "

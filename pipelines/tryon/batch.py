@@ -92,13 +92,12 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
     Raises:
         NothingToDress: No video has all annotations.
     """
+    chosen = {} if settings.batches is None else {"batch": settings.batches}
     states: dict[tuple[str, str], dict[str, str]] = {}
-    for row in store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "fingerprint"]).to_pylist():
-        if row["status"] == "ok":
-            states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
-    videos = [v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and not v["duplicate_of"]]
-    if settings.batches is not None:
-        videos = [v for v in videos if v["batch"] in settings.batches]
+    columns = ["batch", "stage", "video_id", "fingerprint"]
+    for row in store.read(STAGE_STATUS, columns, {"stage": NEEDED, "status": "ok"} | chosen).to_pylist():
+        states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
+    videos = [v for v in store.read(VIDEOS, where={"status": "ok"} | chosen).to_pylist() if not v["duplicate_of"]]
     ready = [v for v in videos if set(NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
     if not ready:
         where = f" of batch {', '.join(settings.batches)}" if settings.batches else ""

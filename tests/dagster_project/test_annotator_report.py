@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
 from dagster_project.annotators import print_report
-from dagster_project.build import build_defs
 from dagster_project.cli import app
-from pipelines.evaluation.annotators.goals import GOALS, shown
-from pipelines.previews.canvas import MAX_BYTES
+from pipelines.evaluation.annotators.goals import GOALS
+from pipelines.evaluation.shown import interval_shown, shown
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import CAPTIONS, HANDS, POSE
 from pipelines.store.studio_schemas import ANNOTATOR_REPORTS
 from pipelines.video import VideoWriter
+from tests.dagster_project.report_runs import evaluated, fails_without_truth, jobs_with, lake_of
 from tests.pipelines.annotator_scene import BATCH, HEIGHT, WIDTH, caption, fill, standing, whole_scene
 from tests.pipelines.annotator_scene import landmarks as as_cell
 
@@ -42,11 +40,7 @@ PICTURES = [
 def lake(tmp_path_factory) -> Iterator[DeltaStore]:
     """The scene with real videos, a hand missed, a skeleton off, and a span too much."""
     folder = tmp_path_factory.mktemp("annotators")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ITRYON_LAKE", str(folder / "lake"))
-        patch.delenv("DAGSTER_HOME", raising=False)
-        store = DeltaStore()
-        store.ensure_tables()
+    with lake_of(folder) as store:
         with VideoWriter(folder / "v.mp4", fps=25, width=WIDTH, height=HEIGHT) as writer:
             for _ in range(FRAMES):
                 writer.write(np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
@@ -59,22 +53,11 @@ def lake(tmp_path_factory) -> Iterator[DeltaStore]:
 
 
 def test_the_command_measures_writes_pictures_and_prints(lake, tmp_path):
-    done = CliRunner().invoke(
-        app, ["evaluate", "annotators", "--batch", BATCH, "--json", "--pictures", str(tmp_path / "out")]
-    )
-    assert done.exit_code == 0, done.output
-    report = json.loads(done.stdout)
+    report = evaluated("annotators", tmp_path / "out", PICTURES)
     assert {g["metric"] for g in report["goals"]} == {g.metric for g in GOALS}
     found = next(g for g in report["goals"] if g["metric"] == "hands.found")
     assert found["value"] == pytest.approx(59 / 60) and found["met"] is True
     assert len(report["figures"]) == lake.read(ANNOTATOR_REPORTS).num_rows
-
-    pictures = sorted((tmp_path / "out").iterdir())
-    assert [p.stem for p in pictures] == PICTURES
-    for p in pictures:
-        assert p.stat().st_size <= MAX_BYTES
-        with Image.open(io.BytesIO(p.read_bytes())) as image:
-            assert np.asarray(image.convert("L")).std() > 5, f"{p.name} shows nothing"
 
     console = Console(width=200, file=io.StringIO(), record=True)
     print_report(lake, BATCH, console)
@@ -85,9 +68,7 @@ def test_the_command_measures_writes_pictures_and_prints(lake, tmp_path):
 
 
 def test_a_batch_without_truth_fails_with_what_to_do(lake):
-    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["evaluate", "annotators", "--batch", "other"])
-    assert done.exit_code == 1 and "has no truth in the lake" in done.output
-    assert lake.read(ANNOTATOR_REPORTS, where={"batch": "other"}).num_rows == 0
+    fails_without_truth("annotators", lake, ANNOTATOR_REPORTS)
 
 
 def test_the_old_use_of_evaluate_is_unchanged(tmp_path):
@@ -100,16 +81,11 @@ def test_the_old_use_of_evaluate_is_unchanged(tmp_path):
 
 
 def test_the_report_is_part_of_no_other_job():
-    jobs = {j.name: j for j in build_defs().resolve_all_job_defs()}
-    names = {name: {k.to_user_string() for k in j.asset_layer.executable_asset_keys} for name, j in jobs.items()}
-    with_report = {name for name, assets in names.items() if "annotator_report" in assets and not name.startswith("__")}
-    assert with_report == {"studio_report"} and names["studio_report"] == {"annotator_report"}
+    assert jobs_with("annotator_report") == {"studio_report": {"annotator_report"}}
 
 
 def test_figures_as_people_read_them():
-    assert [shown(0.9512, "share"), shown(14.96, "mm"), shown(1.234, "ratio"), shown(None, "mm")] == [
-        "95.1 %",
-        "15.0 mm",
-        "1.23",
-        "–",
-    ]
+    values = [(0.9512, "share"), (14.96, "mm"), (1.234, "ratio"), (None, "mm")]
+    assert [shown(v, unit=unit) for v, unit in values] == ["95.1 %", "15.0 mm", "1.23", "–"]
+    assert shown(0.5, 0.25, 0.75, digits=3) == "0.500 (0.250 to 0.750)" and shown(0.5, 0.25, None) == "0.50"
+    assert interval_shown(0.9, 0.95, unit="share") == "90.0 to 95.0 %" and interval_shown(None, None) == "–"

@@ -49,7 +49,7 @@ def cases(seed: int, count: int | None) -> list[Case]:
     for target in TARGETS:
         for share in [0.0, *sorted(rng.uniform(0.05, 0.9) for _ in range(CASES_EACH - 1))]:
             values = {"target": target, "share": share}
-            found.append(Case(f"{target} with {share:.3f} of the space it needs", values))
+            found.append(Case(f"{target} with {share:.4f} of the space it needs", values))
     return draw(found, seed, count)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from models.contact.network import CLASSES, REST
 from models.judges.base import HandContact, JudgeRequest, Verdict, sample_frames
-from models.judges.kinematic import KinematicJudge, frames_to_measure
+from models.judges.kinematic import ClothSampling, KinematicJudge
 from models.judges.measures.features import cloth_measures, contact_measures
 from models.judges.measures.logistic import fit_logistic, read_models, write_models
 from models.judges.settings import KinematicJudgeSettings
@@ -88,7 +88,7 @@ def request(
     action: str = "operate_zipper",
     contact: dict[str, HandContact] | None = None,
 ) -> JudgeRequest:
-    frames = frames_to_measure(KinematicJudgeSettings(), START, END, FRAMES, 15)
+    frames = ClothSampling(KinematicJudgeSettings()).frames(START, END, FRAMES, 15)
     return JudgeRequest(
         action,
         "The person opens the zip with the right hand.",

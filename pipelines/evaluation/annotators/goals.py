@@ -43,14 +43,3 @@ GOALS = (
     Goal("captions.told_from_pantomime", 0.85, "higher", "pantomime told from interaction, balanced accuracy"),
 )
 GOAL_OF = {g.metric: g for g in GOALS}
-
-
-def shown(value: float | None, unit: str) -> str:
-    """A value as people read it: shares in percent, lengths with their unit; a dash where there is none."""
-    if value is None:
-        return "–"
-    if unit == "share":
-        return f"{100 * value:.1f} %"
-    if unit in ("px", "mm", "deg"):
-        return f"{value:.1f} {unit.replace('deg', '°')}"
-    return f"{value:.2f}" + (" torso" if unit == "torso" else "")

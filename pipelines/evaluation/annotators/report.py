@@ -17,13 +17,14 @@ from pipelines.evaluation.annotators.captions import (
     measure_captions,
     worst_captions,
 )
-from pipelines.evaluation.annotators.goals import GOAL_OF, GOALS, Goal, shown
+from pipelines.evaluation.annotators.goals import GOAL_OF, GOALS, Goal
 from pipelines.evaluation.annotators.hands import HandSamples, hand_figures, measure_hands
 from pipelines.evaluation.annotators.masks import MaskSamples, mask_figures, measure_masks, worst_masks
 from pipelines.evaluation.annotators.pose import PoseSamples, measure_pose, pose_figures, worst_pose
 from pipelines.evaluation.annotators.read import Annotator, BatchReader, Clip, VideoTables
 from pipelines.evaluation.annotators.settings import CODE_VERSION
 from pipelines.evaluation.annotators.statistics import Estimate, Figure, estimate
+from pipelines.evaluation.shown import interval_shown, shown
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.studio_schemas import ANNOTATOR_REPORTS, PERFORMANCES
 
@@ -235,10 +236,9 @@ def goals_markdown(report: AnnotatorReport) -> str:
     for row in report.goals:
         assert row.goal is not None
         e, unit = row.estimate, row.figure.unit
-        interval = "–" if e.low is None else f"{shown(e.low, unit)} to {shown(e.high, unit)}"
         verdict = {None: "not measured", True: "met", False: "missed"}[row.met]
-        cells = [row.goal.title, row.annotator.backend, f"{row.goal.sign} {shown(row.goal.limit, unit)}"]
-        cells += [shown(e.value, unit), interval, f"{e.num_samples:,}", verdict]
+        cells = [row.goal.title, row.annotator.backend, f"{row.goal.sign} {shown(row.goal.limit, unit=unit)}"]
+        cells += [shown(e.value, unit=unit), interval_shown(e.low, e.high, unit=unit), f"{e.num_samples:,}", verdict]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

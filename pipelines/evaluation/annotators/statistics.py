@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipelines.evaluation.bootstrap import cluster_draws, percentile_interval
+
 RESAMPLES = 1000
 LEVEL = 0.95
-_SEED = 20260101
-"""Intervals of the same samples are the same in every run."""
 
 
 class Statistic(ABC):
@@ -192,10 +192,6 @@ def estimate(
     if n < 2 or resamples < 1:
         return Estimate(value, None, None, samples, n)
     weights = np.zeros((resamples, count))
-    weights[:, with_samples] = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), resamples)
-    drawn = statistic.at(weights)
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return Estimate(value, None, None, samples, n)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), samples, n)
+    weights[:, with_samples] = cluster_draws([n], resamples)[0]
+    low, high = percentile_interval(statistic.at(weights), level) or (None, None)
+    return Estimate(value, low, high, samples, n)

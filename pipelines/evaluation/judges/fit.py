@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from models.contact.network import weights_digest
-from models.judges.base import Judge, JudgeRequest, Verdict
-from models.judges.kinematic import WEIGHTS, frames_to_measure
+from models.judges.base import JudgeRequest
+from models.judges.kinematic import WEIGHTS, ClothSampling
 from models.judges.measures.features import measure
 from models.judges.measures.logistic import Logistic, fit_logistic, write_models
 from models.judges.settings import KinematicJudgeSettings
@@ -31,21 +31,6 @@ ASKED = ("acting", "acting_share", "touching", "named", "margin", "source_change
 """Measures that the model `asked` reads."""
 FOLLOWS = ("change_kept", "in_time", "in_place", "edges_kept", "own_edges_kept")
 """Measures that the model `follows` reads."""
-
-
-class _Measurer(Judge):
-    """Only says what it wants to see."""
-
-    name, digest, needs_contact = "measurer", "", True
-
-    def __init__(self, settings: KinematicJudgeSettings):
-        self.settings, self.picture_height = settings, settings.work_height
-
-    def frames(self, start: int, end: int, num_frames: int, fps: float) -> np.ndarray:
-        return frames_to_measure(self.settings, start, end, num_frames, fps)
-
-    def judge(self, request: JudgeRequest) -> Verdict:
-        raise NotImplementedError("it measures only")
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,7 @@ def measured_cases(store: DeltaStore, batch: str, settings: KinematicJudgeSettin
     """
     found = read_cases(store, batch)
     out = []
-    for clip, look, case, request in requests(store, _Measurer(settings), found, ("rendered", "nano")):
+    for clip, look, case, request in requests(store, ClothSampling(settings), found, ("rendered", "nano")):
         if isinstance(request, JudgeRequest) and any(request.hands):
             out.append(MeasuredCase(clip, look, case, dict(measure(request, settings))))
     return out

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.judges.base import Judge, JudgeRequest, Verdict
+from models.judges.base import Judge, JudgeRequest, Sampling, Verdict
 from pipelines.evaluation.evidence import AnnotatedSource
 from pipelines.evaluation.isr import contact_reader, make_judge
 from pipelines.evaluation.judges.agreement import Answer, figures
@@ -141,22 +141,22 @@ def evaluate_judge(
 
 def requests(
     store: DeltaStore,
-    judge: Judge,
+    sampling: Sampling,
     found: Sequence[tuple[dict[str, Any], Sequence[JudgeCase]]],
     pictures: Sequence[Pictures],
 ) -> Iterator[tuple[int, Pictures, JudgeCase, JudgeRequest | Exception]]:
-    """What the judge is shown of every case.
+    """What a judge is shown of every case.
 
     Args:
         store: The lake.
-        judge: The judge.
+        sampling: What the judge wants to see.
         found: See `read_cases`.
         pictures: What results are to look like.
 
     Yields:
         Number of the clip, look of the result, case, and the request or what kept it from being made.
     """
-    reader = contact_reader(judge)
+    reader = contact_reader(sampling)
     for clip, (video, cases) in enumerate(found):
         source = AnnotatedSource(store, video, reader)
         with tempfile.TemporaryDirectory() as work:
@@ -171,7 +171,7 @@ def requests(
                             clip,
                             look,
                             case,
-                            source.request(judge, results[case.result_uri], case.action, case.text, case.span),
+                            source.request(sampling, results[case.result_uri], case.action, case.text, case.span),
                         )
                     except Exception as error:
                         # One damaged video must not cost the others; the reason becomes the verdict's.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from pipelines.evaluation.shown import UNKNOWN, shown
 from pipelines.store import DeltaStore
 from pipelines.store.studio_schemas import JUDGE_REPORTS
 
@@ -48,17 +49,14 @@ class Validation:
             if r["value"] is None:
                 parts.append(f"no kappa on {look} results: the cases cannot tell")
                 continue
-            parts.append(f"kappa {shown(r)} on {r['num_cases']} {look} results")
+            parts.append(f"kappa {figure_shown(r)} on {r['num_cases']} {look} results")
         known = f"{', '.join(parts)} of batch {self.batch}"
         return known if self.held_back else f"{known}, on which the judge was fitted: it looks better than it is"
 
 
-def shown(row: dict[str, Any] | None) -> str:
-    """A figure with its interval, such as `0.81 (0.72 to 0.89)`; a dash where there is none."""
-    if row is None or row["value"] is None:
-        return "–"
-    interval = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
-    return f"{row['value']:.2f}{interval}"
+def figure_shown(row: dict[str, Any] | None) -> str:
+    """A row of `judge_reports` as people read it; a dash where there is none."""
+    return UNKNOWN if row is None else shown(row["value"], row["low"], row["high"])
 
 
 def newest_validation(store: DeltaStore, judge_digest: str | None) -> Validation:

@@ -152,15 +152,25 @@ class Garment:
         except KeyError as error:
             raise ValueError(f"a {self.spec.kind} has no {error.args[0]}") from None
 
-    def textures(self, photos: str | None = None) -> dict[str, np.ndarray]:
-        """Name -> (h, w, 3) uint8 RGB of all textures of its parts; `photos` is a folder to cut fabrics from."""
+    def textures(self, photos: str | None = None, plain: bool = False) -> dict[str, np.ndarray]:
+        """Textures of all of its parts.
+
+        Args:
+            photos: Folder to cut fabrics from.
+            plain: Cloth of one colour without prints, whatever the garment's fabric.
+
+        Returns:
+            Name -> (h, w, 3) uint8 RGB.
+        """
         # The renderer is heavy, and nothing else here needs it.
         from pipelines.studio.render.fabrics import cut_fabric, make_fabric, photo_fabrics
 
         rng = np.random.default_rng([self.spec.seed, 11])
         out = {}
         for name in (FABRIC, INNER) if self._inner is not None else (FABRIC,):
-            if photos is None:
+            if plain:
+                out[name] = make_fabric(rng, "plain", printed=False)
+            elif photos is None:
                 out[name] = make_fabric(rng, self.spec.fabric if name == FABRIC else None)
             else:
                 found = photo_fabrics(photos)
