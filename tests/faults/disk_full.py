@@ -25,9 +25,9 @@ from tests.conftest import REPOSITORY
 from tests.faults.lakes import (
     BATCH,
     Broken,
+    check_after_kill,
     check_blobs,
-    check_clean,
-    check_no_more,
+    check_done,
     contents,
     hold,
     make_source,
@@ -150,16 +150,15 @@ class _Disk:
         hold(not self.do(target), "the run with space again failed")
         hold(self.result(target) == self.results[target], "the run after it has other results than an undisturbed one")
         if target in ("ingest", "stage"):
-            check_blobs(DeltaStore(self.mount / "lake"))
-            check_clean(DeltaStore(self.mount / "lake"))
+            check_done(DeltaStore(self.mount / "lake"), self.results[target])  # type: ignore[arg-type]
         return f"{target}: said that the disk is full"
 
     def check_between(self, target: str, before: object) -> None:
         store = DeltaStore(self.mount / "lake")
-        check_blobs(store)
         if target in ("ingest", "stage"):
-            check_no_more(contents(store), self.results[target])  # type: ignore[arg-type]
+            check_after_kill(store, self.results[target])  # type: ignore[arg-type]
         else:
+            check_blobs(store)
             hold(not (self.mount / "lake" / "landing" / BATCH).exists(), "half a batch has landed")
 
     def prepare(self, target: str) -> None:

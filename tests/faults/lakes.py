@@ -97,12 +97,26 @@ def fake_lake(root: Path) -> DeltaStore:
     return store
 
 
-def contents(store: DeltaStore, tables: Iterable[str] = tuple(TABLES)) -> Rows:
+def read_all(store: DeltaStore) -> Rows:
+    """Rows of every table of a local lake; those that nobody wrote to are not opened."""
+    return {name: store.read(spec).to_pylist() if _written(store, name) else [] for name, spec in TABLES.items()}
+
+
+def _written(store: DeltaStore, name: str) -> bool:
+    return len(list((Path(store.root) / "tables" / name / "_delta_log").glob("*.json"))) > 1
+
+
+def contents(store: DeltaStore, tables: Iterable[str] | None = None) -> Rows:
     """Rows of tables, sorted, without what differs between two runs that did the same."""
+    rows = read_all(store) if tables is None else {n: store.read(TABLES[n]).to_pylist() for n in tables}
+    return comparable(store, rows)
+
+
+def comparable(store: DeltaStore, tables: Rows) -> Rows:
+    """Rows without what differs between two runs that did the same, sorted."""
     out: Rows = {}
-    for name in tables:
-        spec = TABLES[name]
-        rows = [{k: v for k, v in r.items() if k not in VOLATILE} for r in store.read(spec).to_pylist()]
+    for name, found in tables.items():
+        rows = [{k: v for k, v in r.items() if k not in VOLATILE} for r in found]
         for row in rows:
             if name == "checkpoints":
                 row["config"] = row["config"].replace(store.root, "LAKE")
@@ -136,29 +150,41 @@ def check_no_more(mine: Rows, wanted: Rows) -> None:
         hold(len({repr(r) for r in rows}) == len(rows), f"table {name} holds a row twice")
 
 
-def named_blobs(store: DeltaStore) -> set[str]:
+def named_blobs(rows: Rows) -> set[str]:
     """URIs of the blobs that any row names, wherever in the row."""
-    text = repr([store.read(spec).to_pylist() for spec in TABLES.values()])
-    return set(re.findall(r"blobs/[0-9a-z]+/[^'\" ]+", text))
+    return set(re.findall(r"blobs/[0-9a-z]+/[^'\" ]+", repr(rows)))
 
 
-def check_blobs(store: DeltaStore) -> None:
+def check_blobs(store: DeltaStore, rows: Rows | None = None) -> None:
     """Every blob that a row names is there, whole, and hashes to its name."""
-    for uri in named_blobs(store):
+    for uri in named_blobs(read_all(store) if rows is None else rows):
         hold(not uri.startswith("blobs/tmp"), f"a row names a temporary file: {uri}")
         path = Path(store.root) / uri
         hold(path.is_file(), f"a row names a blob that is not there: {uri}")
         hold(sha256_file(path) == path.name.split(".")[0], f"a row names a damaged blob: {uri}")
 
 
-def check_clean(store: DeltaStore) -> list[str]:
-    """Delete leftovers whatever their age; what remains is data. Returns what was deleted."""
+def check_after_kill(store: DeltaStore, wanted: Rows) -> None:
+    """What holds whenever a run dies; see `check_no_more` and `check_blobs`."""
+    rows = read_all(store)
+    check_blobs(store, rows)
+    check_no_more(comparable(store, rows), wanted)
+
+
+def check_done(store: DeltaStore, wanted: Rows) -> list[str]:
+    """What holds when a run is done: the rows and blobs of an undisturbed run, and no file besides.
+
+    Returns:
+        Leftovers that were deleted on the way, as `remove_leftovers` does after some days.
+    """
     staged = [p for p in (Path(store.root) / "staging").rglob("*") if p.is_file()]
     hold(not staged, f"staged files are left after a run that succeeded: {[p.name for p in staged][:3]}")
-    before = contents(store)
+    check_same(contents(store), wanted)
     removed = remove_leftovers(store, scratch(store), days=0)
-    check_same(contents(store), before)
-    named = named_blobs(store)
+    rows = read_all(store)
+    check_same(comparable(store, rows), wanted)
+    check_blobs(store, rows)
+    named = named_blobs(rows)
     for path in sorted(Path(store.root).rglob("*")):
         inside = path.relative_to(store.root).as_posix()
         hold(".tmp" not in path.name and "#" not in path.name, f"a temporary file is never deleted: {inside}")

@@ -11,10 +11,8 @@ from pipelines.store import DeltaStore
 from tests.faults.lakes import (
     BATCH,
     Rows,
-    check_blobs,
-    check_clean,
-    check_no_more,
-    check_same,
+    check_after_kill,
+    check_done,
     contents,
     end_processes_of,
     hold,
@@ -95,12 +93,9 @@ def go_through(victims: Victims, work: Path, moments: list[tuple[str, str]]) -> 
         hold(status == -signal.SIGKILL, f"{moment}: the run ended with {status}: {victims.tail()}")
         left = wait_for_orphans(store.root)
         hold(not left, f"{moment}: processes {left} go on")
-        check_blobs(store)
-        check_no_more(contents(store), wanted)
+        check_after_kill(store, wanted)
     hold(run(store) == 0, f"the last run failed: {victims.tail()}")
-    check_same(contents(store), wanted)
-    check_blobs(store)
-    removed = check_clean(store)
+    removed = check_done(store, wanted)
     with dg.DagsterInstance.from_config(f"{store.root}/dagster") as instance:
         states = [r.status.value for r in instance.get_runs()]
     hold(states == ["SUCCESS", *["FAILURE"] * len(moments)], f"a killed run seems to be running: {states}")

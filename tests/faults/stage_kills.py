@@ -12,10 +12,8 @@ from pipelines.store import DeltaStore
 from tests.faults.lakes import (
     Broken,
     Rows,
-    check_blobs,
-    check_clean,
-    check_no_more,
-    check_same,
+    check_after_kill,
+    check_done,
     contents,
     end_processes_of,
     fake_lake,
@@ -70,7 +68,7 @@ def cases(seed: int, count: int | None, stages: tuple[str, ...] = STAGES) -> lis
 @contextlib.contextmanager
 def session(work: Path, seed: int, stages: tuple[str, ...] = STAGES) -> Iterator[Runner]:
     """Make the undisturbed lake once, with a copy from before each stage, and kill runs on further copies."""
-    victims = Victims(work / "victims", "stages")
+    victims = Victims(work / "victims", "light" if stages == FAKE else "stages")
     kills = _Kills(work, victims, stages)
     try:
         yield kills
@@ -142,13 +140,10 @@ class _Kills:
             hold(status == 0, f"a worker's death ended the run: {self.victims.last['error']}")
         left = wait_for_orphans(str(root))
         hold(not left, f"{len(left)} processes of the killed run go on")
-        check_blobs(store)
-        check_no_more(contents(store), wanted)
+        check_after_kill(store, wanted)
         status = self.victims(stage, root, settings=SETTINGS)
         hold(status == 0, f"the run after it failed: {self.victims.last['error']}")
-        check_same(contents(store), wanted)
-        check_blobs(store)
-        removed = check_clean(store)
+        removed = check_done(store, wanted)
         where = "in a worker" if moment.split(":")[0] in IN_WORKER else "at a boundary"
         return Outcome(f"{whom} killed {'at random' if moment == 'random' else where}", {"leftovers": len(removed)})
 

@@ -16,7 +16,7 @@ from tests.faults.lakes import (
     BATCH,
     Broken,
     check_blobs,
-    check_clean,
+    check_done,
     check_no_more,
     check_same,
     contents,
@@ -129,22 +129,28 @@ def test_rows_that_are_lost_doubled_or_strange_are_noticed(lake):
 def test_half_blobs_and_files_that_nobody_deletes_are_noticed(tmp_path: Path):
     store = fake_lake(tmp_path / "lake")
     check_blobs(store)
-    check_clean(store)
+    check_done(store, contents(store))
     uri = store.blobs.put_bytes(b"a video", ".mp4")
     with pytest.raises(Broken, match="no row names"):
-        check_clean(store)
+        check_done(store, contents(store))
     rows = store.read(VIDEOS).to_pylist()
     rows[0]["uri"] = uri
     table = store.read(VIDEOS).from_pylist(rows, VIDEOS.schema)
     store.replace(VIDEOS, table, {"batch": BATCH}, Commit())
     check_blobs(store)
-    check_clean(store)
+    check_done(store, contents(store))
     (tmp_path / "lake" / uri).write_bytes(b"a vi")
     with pytest.raises(Broken, match="damaged blob"):
         check_blobs(store)
     (tmp_path / "lake" / uri).unlink()
     with pytest.raises(Broken, match="not there"):
         check_blobs(store)
+    rows[0]["uri"] = None
+    table = store.read(VIDEOS).from_pylist(rows, VIDEOS.schema)
+    store.replace(VIDEOS, table, {"batch": BATCH}, Commit())
+    (tmp_path / "lake" / "half.tmp").write_bytes(b"x")
+    with pytest.raises(Broken, match="never deleted"):
+        check_done(store, contents(store))
 
 
 @pytest.mark.parametrize(

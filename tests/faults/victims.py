@@ -23,7 +23,7 @@ from typing import Any
 from tests.conftest import REPOSITORY
 from tests.faults.moments import IN_WORKER, ArmedStage, arm, dying_analysis
 
-KINDS = ("cli", "stages", "trainer")
+KINDS = ("cli", "stages", "light", "trainer")
 TIMEOUT_S = 900
 
 
@@ -32,7 +32,8 @@ class Victims:
 
     Args:
         folder: For its log.
-        kind: `cli` for Dagster runs of the command line, `stages` for stages alone, `trainer` for the trainer.
+        kind: `cli` for Dagster runs of the command line, `stages` for stages alone, `light` for those without torch,
+            `trainer` for the trainer.
         more: Environment variables of the server.
     """
 
@@ -127,7 +128,7 @@ def run_trainer(request: dict[str, Any]) -> None:
     sys.exit(main(["--config", request["config"]]))
 
 
-_RUN = {"cli": run_cli, "stages": run_stages, "trainer": run_trainer}
+_RUN = {"cli": run_cli, "stages": run_stages, "light": run_stages, "trainer": run_trainer}
 
 
 def _child(kind: str, request: dict[str, Any]) -> None:
@@ -183,10 +184,11 @@ def _kill_later(child: int, delay_s: float, whom: str) -> bool:
 
 def serve(kind: str) -> None:
     """Fork a child for every line of standard input."""
-    import pipelines.clips.samples
-    import pipelines.clips.stage
     import pipelines.ingest.batch
 
+    if kind != "light":
+        import pipelines.clips.samples
+        import pipelines.clips.stage
     if kind == "cli":
         import pipelines.evaluation.metrics
         import pipelines.tryon.batch  # noqa: F401
