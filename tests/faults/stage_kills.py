@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from tests.faults.lakes import (
     new_lake,
     wait_for_orphans,
 )
-from tests.faults.moments import IN_WORKER
 from tests.faults.suite import Case, Kind, Outcome, Runner, copied, draw
 from tests.faults.victims import Victims
 
@@ -30,38 +30,54 @@ STAGES = ("ingest", "pose", "hands", "agnostic_masks", "captions", "clips")
 FAKE = ("fake",)
 """A pose stage without networks, for the test suite."""
 SETTINGS = {"clips": {"sizes": [[64, 64]]}}
-RANDOM = 20
-"""Kills at random moments, beside those at boundaries."""
+RANDOM = 4
+"""Kills of each stage at random moments, beside those at boundaries."""
+
+Kill = tuple[str, str, float]
+"""Moment, whom it kills, and for a random one the share of the stage's time after which it comes."""
 
 
-def boundaries(stage: str) -> list[tuple[str, str]]:
-    """(moment, whom) of every boundary that a stage has."""
+def boundaries(stage: str) -> list[list[tuple[str, str]]]:
+    """(moment, whom) of every boundary that a stage has, in the order in which runs of one lake come by.
+
+    Each run goes on where the one before was killed: a video whose staged file has its name is not made again, and one
+    whose worker died is an error row until the next run. A list of its own is a lake of its own.
+    """
     if stage == "ingest":
         parent = ["flush", "move", "moved", "blob:2", "before:garments", "after:garments"]
         parent += ["file:tables/videos/batch=b1/*.parquet", "before:videos", "after:videos"]
-        return [(m, ("all", "run")[i % 2]) for i, m in enumerate(parent)] + [("analyse", "worker"), ("analyse", "run")]
+        return [[(m, ("all", "run")[i % 2]) for i, m in enumerate(parent)], [("analyse", "worker"), ("analyse", "run")]]
     table = "pose" if stage == "fake" else stage
-    parent = ["plan", f"file:tables/{table}/batch=b1/*.parquet", f"before:{table}", f"after:{table}"]
+    whole = [("w-move", "all"), ("w-moved", "run")] if stage == "clips" else []
+    failed = [("w-flush", "worker")] if stage == "clips" else []
+    parent = [f"before:{table}", f"file:tables/{table}/batch=b1/*.parquet", f"after:{table}"]
     parent += [f"before:stage_status/{table}", f"after:stage_status/{table}"]
-    worker = [("chunk:1", "worker"), ("staged", "run"), ("renamed", "all"), ("renamed", "worker")]
-    if stage == "clips":
-        worker += [("w-flush", "worker"), ("w-move", "all"), ("w-moved", "run")]
-    return [(m, ("run", "all")[i % 2]) for i, m in enumerate(parent)] + worker
+    return [
+        [
+            ("plan", "run"),
+            *whole,
+            ("staged", "run"),
+            ("renamed", "all"),
+            *failed,
+            ("chunk:1", "worker"),
+            ("renamed", "worker"),
+            *((m, ("all", "run")[i % 2]) for i, m in enumerate(parent)),
+        ]
+    ]
 
 
 def cases(seed: int, count: int | None, stages: tuple[str, ...] = STAGES) -> list[Case]:
-    """Every boundary, then random moments, whose share of the stage's time and victim the seed draws."""
-    found = [
-        Case(f"{stage} {moment} kills {whom}", {"stage": stage, "moment": moment, "whom": whom})
-        for stage in stages
-        for moment, whom in boundaries(stage)
-    ]
+    """One lake through the boundaries of each stage, and one through moments whose time and victim the seed draws."""
     rng = random.Random(seed)
-    for i in range(RANDOM):
-        stage, share = stages[i % len(stages)], rng.uniform(0.02, 0.98)
-        whom = rng.choice(["all", "run", "worker"])
-        values = {"stage": stage, "moment": "random", "whom": whom, "share": share}
-        found.append(Case(f"{stage} random {share:.3f} kills {whom} ({i})", values))
+    found = []
+    for stage in stages:
+        for number, chain in enumerate(boundaries(stage)):
+            kills: list[Kill] = [(moment, whom, 0.0) for moment, whom in chain]
+            found.append(Case(f"{stage}, boundaries ({number})", {"stage": stage, "kills": kills}, len(kills)))
+        shares = sorted(rng.uniform(0.02, 0.98) for _ in range(RANDOM))
+        kills = [("random", rng.choice(["all", "run", "worker"]), share) for share in shares]
+        text = " ".join(f"{whom} {share:.3f}" for _, whom, share in kills)
+        found.append(Case(f"{stage}, random: {text}", {"stage": stage, "kills": kills}, len(kills)))
     return draw(found, seed, count)
 
 
@@ -116,43 +132,50 @@ class _Kills:
         return self.work / f"after-{self.stages[self.stages.index(name) + offset]}"
 
     def __call__(self, case: Case) -> Outcome:
-        stage, moment, whom = (case.values[k] for k in ("stage", "moment", "whom"))
+        stage, kills = case.values["stage"], case.values["kills"]
         self._reference(stage)
-        wanted = self.wanted[stage]
-        share = case.values.get("share", 0.0)
+        root = copied(self._before(stage), self.work / "killed")
+        figures: Counter[str] = Counter()
+        for moment, whom, share in kills:
+            self._kill(stage, root, moment, whom, share)
+            where = "at random" if moment == "random" else "at a boundary"
+            figures[f"{'workers' if whom == 'worker' else whom + 's'} killed {where}"] += 1
+            left = wait_for_orphans(str(root))
+            hold(not left, f"{moment} kills {whom}: {len(left)} processes of the killed run go on")
+            try:
+                check_after_kill(DeltaStore(root), self.wanted[stage])
+            except Broken as e:
+                raise Broken(f"{moment} kills {whom}: {e}") from e
+        status = self.victims(stage, root, settings=SETTINGS)
+        hold(status == 0, f"the run after the kills failed: {self.victims.last['error']}")
+        figures["leftovers"] = len(check_done(DeltaStore(root), self.wanted[stage]))
+        return Outcome("", dict(figures))
+
+    def _kill(self, stage: str, root: Path, moment: str, whom: str, share: float) -> None:
+        """Run the stage until the moment comes; where a random one finds the run over, on a new lake and sooner."""
+        token = self.work / "fired"
         for _ in range(6):
-            root, token = self.work / "killed", self.work / "fired"
-            copied(self._before(stage), root)
             token.unlink(missing_ok=True)
-            store = DeltaStore(root)
-            delay = share * self.seconds[stage]
-            request = {"settings": SETTINGS, "token": str(token), "delay_s": delay}
+            request = {"settings": SETTINGS, "token": str(token), "delay_s": share * self.seconds[stage]}
             status = self.victims(stage, root, moment, whom, **request)
-            fired = self.victims.last["killed"] if moment == "random" else status < 0 or token.exists()
-            if fired:
+            if self.victims.last["killed"] if moment == "random" else status < 0 or token.exists():
                 break
-            if moment != "random":
-                raise Broken(f"the run ended with {status} before the moment came: {self.victims.last['error']}")
+            end = f"the run ended with {status} before {moment} came: {self.victims.last['error']}"
+            hold(moment == "random", end)
             # The machine was faster than when the undisturbed run was timed, or no worker was there yet.
             share = share * 0.6 if whom != "worker" else 0.25 + share / 2
-        hold(fired, "the run was over before each of six tries to kill it")
-        if whom == "worker":
-            hold(status == 0, f"a worker's death ended the run: {self.victims.last['error']}")
-        left = wait_for_orphans(str(root))
-        hold(not left, f"{len(left)} processes of the killed run go on")
-        check_after_kill(store, wanted)
-        status = self.victims(stage, root, settings=SETTINGS)
-        hold(status == 0, f"the run after it failed: {self.victims.last['error']}")
-        removed = check_done(store, wanted)
-        where = "in a worker" if moment.split(":")[0] in IN_WORKER else "at a boundary"
-        return Outcome(f"{whom} killed {'at random' if moment == 'random' else where}", {"leftovers": len(removed)})
+            copied(self._before(stage), root)
+        else:
+            raise Broken("the run was over before each of six tries to kill it")
+        hold(whom != "worker" or status == 0, f"a worker's death ended the run: {self.victims.last['error']}")
 
 
 KIND = Kind(
     "stages",
-    "SIGKILL of a worker, of the run's process, or of all, at each boundary of each stage and at random moments",
-    "rows and blobs after the kill; then, run again: all rows equal those of an undisturbed run, each blob hashes to "
-    "its name, no process goes on, nothing is left that is not deleted",
+    "SIGKILL of a worker, of the run's process, or of all, at each boundary of each stage and at random moments; each "
+    "run goes on where the one before was killed",
+    "after each kill: no row that an undisturbed run has not, none twice, each blob hashes to its name, no process "
+    "goes on; after the run that ends: all rows equal those of an undisturbed run, nothing is left that is not deleted",
     cases,
     session,
 )

@@ -29,7 +29,8 @@ MOMENTS = [
     "forgotten:2",
     "checkpointed:4",
     "filled:5",
-    "checkpoint:7",
+    "checkpoint:5",
+    "checkpointed:5",
 ]
 RANDOM = 7
 

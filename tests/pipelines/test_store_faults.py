@@ -208,6 +208,8 @@ def test_leftovers_of_killed_runs_are_deleted_once_they_are_old(lake: DeltaStore
         root / "cache" / "evaluation" / "ab" / f".{name}.tmp",
         root / "tables" / "captions" / "batch=a" / "part-00000-orphan.parquet",
         root / "tables" / "captions" / "batch=a" / "part-00000-half.parquet#1",
+        # Whatever lies beside the data of a table and is named by no entry of its log.
+        root / "tables" / "captions" / "half.tmp",
     ]
     folders = [root / "checkpoints" / f"c0ffee.{name}.tmp", root / "staging" / "pose" / "gone"]
     kept = [root / "landing" / "b" / "notes.tmp", root / "landing" / "b" / ".hidden.tmp"]
