@@ -207,8 +207,11 @@ def processes_of(lake: str) -> list[int]:
     return found
 
 
-def wait_for_orphans(lake: str, seconds: float = 20) -> list[int]:
-    """Processes of a killed run that are still there after some time."""
+def wait_for_orphans(lake: str, seconds: float = 300) -> list[int]:
+    """Processes of a killed run that are still there after some time.
+
+    The time is long, since a worker that was just being started notices only once it has imported what it needs.
+    """
     deadline = time.monotonic() + seconds
     while (left := processes_of(lake)) and time.monotonic() < deadline:
         time.sleep(0.1)

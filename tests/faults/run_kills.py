@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipelines.store import DeltaStore
 from tests.faults.lakes import (
     BATCH,
-    Rows,
     check_after_kill,
     check_done,
     contents,
@@ -20,86 +20,110 @@ from tests.faults.lakes import (
     new_lake,
     wait_for_orphans,
 )
-from tests.faults.suite import Case, Kind, Outcome, Runner
+from tests.faults.suite import Case, Kind, Outcome, Runner, copied, draw
 from tests.faults.victims import Victims
 
-# In the order in which a run comes by. `all`: the whole process group is killed; `run`: only the main process, and its
-# workers and trainer have to notice.
-MOMENTS = [
-    ("flush", "all"),
-    ("blob:1", "run"),
-    ("before:garments", "all"),
-    ("after:garments", "run"),
-    ("after:videos", "all"),
-    ("file:staging/pose/b1/*-*.parquet", "run"),
-    ("after:pose", "all"),
-    ("file:staging/hands/b1/*-*.parquet", "all"),
-    ("after:hands", "run"),
-    ("file:staging/agnostic_masks/b1/*-*.parquet", "run"),
-    ("after:agnostic_masks", "all"),
-    ("file:staging/captions/b1/*-*.parquet", "all"),
-    ("after:captions", "run"),
-    ("file:staging/clips/b1/*-*.parquet", "run"),
-    ("after:clips", "all"),
-    ("after:stage_status/clips", "run"),
-    ("after:training_sets", "all"),
-    ("file:training/*/checkpoints/step-00000002", "run"),
-    ("file:training/*/checkpoints/step-00000004", "all"),
-    ("file:checkpoints/*.tmp/*", "all"),
-    ("after:training_metrics", "run"),
-    ("blob:1", "all"),
-    ("after:tryon_videos", "run"),
-    ("before:video_metrics", "all"),
-]
+# Part of the graph, up to an asset, and its moments in the order in which a run comes by. `all`: the whole process
+# group is killed; `run`: only the main process, and its workers and trainer have to notice.
+PARTS = {
+    "pose": [
+        ("flush", "all"),
+        ("blob:1", "run"),
+        ("before:garments", "all"),
+        ("after:garments", "run"),
+        ("after:videos", "all"),
+        ("file:staging/pose/b1/*-*.parquet", "run"),
+        ("after:pose", "all"),
+    ],
+    "clips": [
+        ("file:staging/hands/b1/*-*.parquet", "all"),
+        ("after:hands", "run"),
+        ("file:staging/agnostic_masks/b1/*-*.parquet", "run"),
+        ("after:agnostic_masks", "all"),
+        ("file:staging/captions/b1/*-*.parquet", "all"),
+        ("after:captions", "run"),
+        ("file:staging/clips/b1/*-*.parquet", "run"),
+        ("after:clips", "all"),
+        ("after:stage_status/clips", "run"),
+    ],
+    "out": [
+        ("after:training_sets", "all"),
+        ("file:training/*/checkpoints/step-00000002", "run"),
+        ("file:training/*/checkpoints/step-00000004", "all"),
+        ("file:checkpoints/*.tmp/*", "all"),
+        ("after:training_metrics", "run"),
+        ("blob:1", "all"),
+        ("after:tryon_videos", "run"),
+        ("before:video_metrics", "all"),
+    ],
+}
 
 
 def cases(seed: int, count: int | None) -> list[Case]:
-    """One case of all moments, or of the first `count`."""
-    moments = MOMENTS[:count]
-    return [Case(f"one lake through {len(moments)} moments", {"moments": moments}, len(moments))]
+    """A case for each part of the graph, which goes through all of its moments."""
+    found = [
+        Case(f"to {to}: one lake through {len(moments)} moments", {"to": to, "moments": moments}, len(moments))
+        for to, moments in PARTS.items()
+    ]
+    return draw(found, seed, count)
 
 
 @contextlib.contextmanager
 def session(work: Path, seed: int) -> Iterator[Runner]:
-    """An undisturbed lake, and one that is killed again and again."""
+    """An undisturbed lake with a copy from before each part, and copies of those that are killed again and again."""
     victims = Victims(work / "victims", "cli")
     try:
-        yield lambda case: go_through(victims, work, case.values["moments"])
+        yield lambda case: go_through(victims, work, case.values["to"], case.values["moments"])
     finally:
         end_processes_of(str(work))
         victims.close()
 
 
-def go_through(victims: Victims, work: Path, moments: list[tuple[str, str]]) -> Outcome:
+def go_through(victims: Victims, work: Path, to: str, moments: list[tuple[str, str]]) -> Outcome:
     """Kill runs at the moments, then let one end; compare it with a run that nothing disturbs."""
-    import shutil
-
     import dagster as dg
 
-    for name in ("source", "undisturbed", "killed"):
-        shutil.rmtree(work / name, ignore_errors=True)
-    make_source(work / "source", videos=2, side=256)
-    command = ["materialize", "--batch", BATCH, "--config", str(work / "source" / "settings.yaml")]
+    def run(root: Path, to: str, moment: str = "none", whom: str = "all") -> int:
+        settings = ["--config", str(work / "source" / "settings.yaml")]
+        arguments = ["materialize", "--batch", BATCH, *settings, *([] if to == "out" else ["--to", to])]
+        return victims("materialize", root, moment, whom, arguments=arguments)
 
-    def run(store: DeltaStore, moment: str = "none", whom: str = "all") -> int:
-        return victims("materialize", store.root, moment, whom, arguments=command)
-
-    undisturbed = new_lake(work / "undisturbed", work / "source" / "videos")
-    hold(run(undisturbed) == 0, f"the undisturbed run failed: {victims.tail()}")
-    wanted: Rows = contents(undisturbed)
-    store = new_lake(work / "killed", work / "source" / "videos")
+    before = _undisturbed(work, to, run)
+    wanted = contents(DeltaStore(work / f"after-{to}"))
+    root = copied(before, work / "killed")
     for moment, whom in moments:
-        status = run(store, moment, whom)
+        status = run(root, to, moment, whom)
         hold(status == -signal.SIGKILL, f"{moment}: the run ended with {status}: {victims.tail()}")
-        left = wait_for_orphans(store.root)
+        left = wait_for_orphans(str(root))
         hold(not left, f"{moment}: processes {left} go on")
-        check_after_kill(store, wanted)
-    hold(run(store) == 0, f"the last run failed: {victims.tail()}")
-    removed = check_done(store, wanted)
-    with dg.DagsterInstance.from_config(f"{store.root}/dagster") as instance:
-        states = [r.status.value for r in instance.get_runs()]
+        check_after_kill(DeltaStore(root), wanted)
+    hold(run(root, to) == 0, f"the last run failed: {victims.tail()}")
+    removed = check_done(DeltaStore(root), wanted)
+    with dg.DagsterInstance.from_config(f"{root}/dagster") as instance:
+        states = [r.status.value for r in instance.get_runs(limit=len(moments) + 1)]
     hold(states == ["SUCCESS", *["FAILURE"] * len(moments)], f"a killed run seems to be running: {states}")
     return Outcome("", {"leftovers": len(removed)})
+
+
+def _undisturbed(work: Path, to: str, run: Callable[[Path, str], int]) -> Path:
+    """Bring an undisturbed lake to the end of the part; the lake from before the part."""
+    parts = list(PARTS)
+    if not (work / f"before-{parts[0]}").exists():
+        shutil.rmtree(work / "source", ignore_errors=True)
+        make_source(work / "source", videos=2, side=256)
+        shutil.rmtree(work / "making", ignore_errors=True)
+        new_lake(work / "making", work / "source" / "videos")
+        (work / "making").rename(work / f"before-{parts[0]}")
+    before = work / f"before-{parts[0]}"
+    for part in parts[: parts.index(to) + 1]:
+        after = work / f"after-{part}"
+        if part != parts[0]:
+            before = work / f"after-{parts[parts.index(part) - 1]}"
+        if not after.exists():
+            root = copied(before, work / "undisturbed")
+            hold(run(root, part) == 0, "the undisturbed run failed; see the log of the victims")
+            copied(root, after)
+    return before
 
 
 KIND = Kind(
