@@ -76,7 +76,7 @@ def _model(r: dict[str, Any]) -> str:
     lines = [
         "## A training step of the transformer\n",
         f"{r['measured']}, {r['machine']}, {r['threads']} threads; preset {r['preset']}, {size} clips of "
-        f"{frames}x{height}x{width} with a garment, {r['precision']}, forward, backward and AdamW; medians "
+        f"{frames}x{height}x{width} with a garment, {r['precision']}, forward, backward and AdamW; medians of "
         f"{r['rounds']} rounds of one step each in turn. Goals: 1.08x the stock model's time, 1.05x its peak memory.\n",
         "| model | parameters M | step s | CPU s | time ratio | CPU ratio | peak MB | of it the model MB | ratios |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -185,11 +185,12 @@ def _tryon(r: dict[str, Any]) -> str:
 def _scale(r: dict[str, Any]) -> str:
     names = list(r["lakes"])
     first = names[0]
+    rounds = f"medians of up to {r['rounds']} rounds" if r["rounds"] > 1 else "one round"
     lines = [
         "## What a lake costs as it grows\n",
         f"{r['measured']}, {r['machine']}, one core, shared with other work: CPU seconds count, wall seconds are in "
-        f"brackets. Generated rows, {r['frames_per_video']} frames a video, batches of {r['batch_videos']}; medians of "
-        f"up to {r['rounds']} rounds, one lake after the other. Goals: adding a batch costs 1.2x of the same in an "
+        f"brackets. Generated rows, {r['frames_per_video']} frames a video, batches of {r['batch_videos']}; {rounds}, "
+        "one lake after the other. Goals: adding a batch costs 1.2x of the same in an "
         "empty lake; a run with nothing to do touches no blob (it would be stopped). See [Scale](../docs/scale.md).\n",
         "| lake | videos | frames | batches | table MB | log MB | files | blobs |",
         "|---|---|---|---|---|---|---|---|",

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from pipelines.stage.base import scratch
 from pipelines.store.retention import RetentionSettings, tidy
 
 
@@ -20,7 +21,8 @@ from pipelines.store.retention import RetentionSettings, tidy
 def tidy_lake(context: dg.OpExecutionContext) -> dict[str, Any]:
     """Tidy the lake and tell what was done."""
     settings: RetentionSettings = context.resources.retention.build()
-    report = asdict(tidy(context.resources.lake.store(), settings.days, settings.dry_run))
+    store = context.resources.lake.store()
+    report = asdict(tidy(store, scratch(store), settings.days, settings.dry_run))
     context.add_output_metadata(
         {k: dg.MetadataValue.json(v) if isinstance(v, (dict, list)) else v for k, v in report.items()}
     )

@@ -47,8 +47,8 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(
         f"{report['removed_blobs']} of {report['blobs']} blobs {would}removed ({size:.1f} MB)", highlight=False
     )
-    if report["removed_staged"]:
-        console.print(f"{report['removed_staged']} files of killed runs {would}removed", highlight=False)
+    if report["leftovers"]:
+        console.print(f"{len(report['leftovers'])} leftovers of killed runs {would}removed", highlight=False)
     if report["merged"]:
         console.print(f"{sum(report['merged'].values())} small files merged", highlight=False)
     pinned = {table: len(versions) for table, versions in report["kept_versions"].items()}

@@ -208,6 +208,7 @@ def _ingest(store: DeltaStore, batch: str) -> None:
 def _operations(store: DeltaStore, clock: Clock, number: int) -> None:
     """What is asked of the lake as a whole."""
     from dagster_project.reports import lake_status
+    from pipelines.stage.base import scratch
     from pipelines.store.retention import tidy
 
     fresh = DeltaStore(store.root)
@@ -225,7 +226,7 @@ def _operations(store: DeltaStore, clock: Clock, number: int) -> None:
     clock("gather the leaderboard", lambda: leaderboard_rows(store))
     clock("look for batches left behind", lambda: batches_without_clips(store))
     clock("status of the lake", lambda: lake_status(store))
-    clock("look for what can be removed", lambda: tidy(store, 30, dry_run=True))
+    clock("look for what can be removed", lambda: tidy(store, scratch(store), 30, dry_run=True))
 
 
 def _due(store: DeltaStore) -> None:

@@ -28,7 +28,7 @@ from pipelines.stage.base import scratch
 from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore, TableSpec
 from pipelines.store.errors import explained
-from pipelines.store.leftovers import tidy
+from pipelines.store.leftovers import remove_leftovers_daily
 from pipelines.store.schemas import GARMENTS, VIDEOS
 
 _TRY_AGAIN = "try again"
@@ -108,7 +108,7 @@ def ingest_batch(
         run.write(GARMENTS, garments, "garment_id", commit)
         run.write(VIDEOS, videos, "source_path", commit)
         shutil.rmtree(run.staging, ignore_errors=True)
-    tidy(store, scratch(store))
+    remove_leftovers_daily(store, scratch(store))
     run.report.wall_seconds = time.perf_counter() - started
     return run.report
 

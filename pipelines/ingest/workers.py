@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -75,6 +76,9 @@ def _outcome(future: Any, timeout_s: float, memory_gb: float | None) -> Any:
             f"The decoder crashed on it (exit code {e.exitcode}); the next run tries again. Encode the file anew if it "
             "happens each time"
         )
+    except BrokenProcessPool:
+        # One was killed before it took anything up, and then pebble gives up all that is left.
+        return WorkerFailure("The worker processes died before they read it; the next run tries again")
     except MemoryError:
         return WorkerFailure(f"Wants more than {memory_gb} GiB of memory to be read (ingest.memory_gb)")
     except Exception as e:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,6 +104,9 @@ def _result(future: Future, row: Mapping[str, Any], plan: Plan, settings: Worker
         return status_row(
             row, plan, "error", f"The worker process died (exit code {e.exitcode}); the next run tries again"
         )
+    except BrokenProcessPool:
+        # One was killed before it took anything up, and then pebble gives up all that is left.
+        return status_row(row, plan, "error", "The worker processes died before they began; the next run tries again")
     if isinstance(numbers, SetupFailure):
         raise numbers.error
     if isinstance(numbers, str):

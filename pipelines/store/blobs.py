@@ -35,10 +35,10 @@ _YOUNG_S = 86400
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """A blob, or what a writer that was killed left of one.
+    """A blob.
 
     Attributes:
-        uri: Relative URI; that of an unfinished blob ends with `.tmp`.
+        uri: Relative URI.
         size: Bytes.
         modified: When it was stored last, seconds since 1970.
     """
@@ -93,12 +93,13 @@ class BlobStore:
         return explained(self.root, f"Blob {uri}")
 
     def list(self) -> Iterator[StoredBlob]:
-        """All blobs, those included that a killed writer left unfinished."""
+        """All blobs; those that are being written are none yet."""
         for info in self._fs.get_file_info(
             fs.FileSelector(f"{self._base}/blobs", recursive=True, allow_not_found=True)
         ):
-            if info.type == fs.FileType.File:
-                yield StoredBlob(info.path.removeprefix(f"{self._base}/"), info.size, info.mtime_ns / 1e9)
+            uri = info.path.removeprefix(f"{self._base}/")
+            if info.type == fs.FileType.File and not uri.startswith(f"{TEMPORARY}/"):
+                yield StoredBlob(uri, info.size, info.mtime_ns / 1e9)
 
     def remove(self, uri: str, stored_before: float) -> bool:
         """Remove a blob that was stored last before a time, seconds since 1970; whether it was removed."""

@@ -31,7 +31,7 @@ _UPLOAD = re.compile(r".*#\d+")  # of a table's file that was being written to a
 _log = logging.getLogger(__name__)
 
 
-def tidy(store: DeltaStore, scratch: Path) -> None:
+def remove_leftovers_daily(store: DeltaStore, scratch: Path) -> None:
     """Delete leftovers if nobody did so on this machine for a day. What goes wrong is logged, and fails nothing.
 
     Args:
@@ -52,42 +52,43 @@ def tidy(store: DeltaStore, scratch: Path) -> None:
         _log.info("%d leftovers of killed runs were deleted", len(removed))
 
 
-def remove_leftovers(store: DeltaStore, scratch: Path, days: float = DAYS) -> list[str]:
+def remove_leftovers(store: DeltaStore, scratch: Path, days: float = DAYS, dry_run: bool = False) -> list[str]:
     """Delete what killed processes left, where it did not change for some days.
 
     Args:
         store: The lake.
         scratch: Folder of what is prepared on this machine.
         days: Age from which on it is deleted.
+        dry_run: Only tell.
 
     Returns:
-        What was deleted.
+        What was deleted, or would be.
 
     Raises:
         OSError: Something cannot be deleted.
         LakeError: The object store does not answer.
     """
     before = time.time() - 86_400 * days
-    removed = [*_blobs(store, before), *_data_files(store, days)]
-    for path in [*_temporary(store, scratch), *_staged(scratch)]:
-        if path.exists() and _changed(path) < before:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            removed.append(str(path))
-    return removed
-
-
-def _blobs(store: DeltaStore, before: float) -> Iterator[str]:
     system, base = open_root(store.root)
+    in_lake = [*_blobs(system, base, before), *_data_files(store, base, days)]
+    here = [p for p in [*_temporary(store, scratch), *_staged(scratch)] if _changed(p) < before]
+    if not dry_run:
+        for name in in_lake:
+            system.delete_file(name)
+        for path in here:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return [*in_lake, *map(str, here)]
+
+
+def _blobs(system: fs.FileSystem, base: str, before: float) -> Iterator[str]:
     selector = fs.FileSelector(f"{base}/{TEMPORARY}", allow_not_found=True)
     for info in system.get_file_info(selector):
         if info.type == fs.FileType.File and info.mtime.timestamp() < before:
-            system.delete_file(info.path)
             yield info.path
 
 
-def _data_files(store: DeltaStore, days: float) -> Iterator[str]:
+def _data_files(store: DeltaStore, base: str, days: float) -> Iterator[str]:
     """Files that no entry of a table's log names. Those of older versions are named, and stay."""
-    system, base = open_root(store.root)
     for spec in TABLES.values():
         try:
             if not store.has(spec):
@@ -102,9 +103,7 @@ def _data_files(store: DeltaStore, days: float) -> Iterator[str]:
             for full in (False, True)
         )
         for name in sorted(set(all_of_them) - set(tombs)):
-            path = f"{base}/tables/{spec.name}/{name}"
-            system.delete_file(path)
-            yield path
+            yield f"{base}/tables/{spec.name}/{name}"
 
 
 def _temporary(store: DeltaStore, scratch: Path) -> Iterator[Path]:

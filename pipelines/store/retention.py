@@ -6,7 +6,8 @@ still be read can be read with its blobs, and a pinned training set gives the sa
 
 Nothing here stops work that goes on beside it. A blob that somebody is about to name is young, since storing one
 that is there makes it young again (`BlobStore`), and young blobs stay; staged rows are used for a week only
-(`pipelines.stage.pool`), and blobs stay for longer than that.
+(`pipelines.stage.pool`), and blobs stay for longer than that. What killed runs left is deleted by
+`pipelines.store.leftovers`, here as after an ingestion.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,8 @@ from pydantic import BaseModel, Field
 
 from models.filesystem import open_root
 from pipelines.store.delta import DeltaStore
+from pipelines.store.leftovers import DAYS as LEFTOVER_DAYS
+from pipelines.store.leftovers import remove_leftovers
 from pipelines.store.schemas import TRAINING_SETS, TableSpec
 from pipelines.store.tables import TABLES
 
@@ -55,8 +58,8 @@ class RetentionReport:
         lost_versions: Table -> pinned versions that cannot be read any more; the sets' manifests still can.
         blobs: Blobs there were.
         missing_blobs: Blobs that a readable row or a manifest names and that are not there.
-        removed_blobs: Those removed, with unfinished ones, and `removed_bytes`.
-        removed_staged: Files of killed runs that nobody took up.
+        removed_blobs: Those removed, and `removed_bytes`.
+        leftovers: What killed runs left and was deleted.
         conflicts: Tables that were written meanwhile and are left for the next time.
         seconds: Duration.
     """
@@ -70,18 +73,19 @@ class RetentionReport:
     missing_blobs: int = 0
     removed_blobs: int = 0
     removed_bytes: int = 0
-    removed_staged: int = 0
+    leftovers: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def tidy(store: DeltaStore, days: float, dry_run: bool = False) -> RetentionReport:
-    """Merge small files and remove what is older than `days` and nothing needs.
+def tidy(store: DeltaStore, scratch: Path, days: float, dry_run: bool = False) -> RetentionReport:
+    """Merge small files, remove what is older than `days` and nothing needs, and what killed runs left.
 
     Killed at any point, it is simply run again: rows are never without their files, nor files without their blobs.
 
     Args:
         store: The lake.
+        scratch: Folder of what is prepared on this machine; see `pipelines.stage.base.scratch`.
         days: Age from which what is not needed goes. Less than the 14 days of `RetentionSettings` is safe only while
             nothing else runs.
         dry_run: Only tell.
@@ -92,6 +96,7 @@ def tidy(store: DeltaStore, days: float, dry_run: bool = False) -> RetentionRepo
     """
     started = time.perf_counter()
     report = RetentionReport(dry_run)
+    report.leftovers = remove_leftovers(store, scratch, min(days, LEFTOVER_DAYS), dry_run)
     pins, gone = _pinned_versions(store), set[str]()
     for spec in TABLES.values():
         keep = _readable(store, spec, pins.get(spec.name, []), report)
@@ -105,7 +110,6 @@ def tidy(store: DeltaStore, days: float, dry_run: bool = False) -> RetentionRepo
         except CommitFailedError:
             report.conflicts.append(spec.name)
     _sweep_blobs(store, days, gone, report)
-    _sweep_staged(store, days, report)
     report.seconds = time.perf_counter() - started
     return report
 
@@ -230,19 +234,3 @@ def _sweep_blobs(store: DeltaStore, days: float, gone: set[str], report: Retenti
         if report.dry_run or store.blobs.remove(blob.uri, before):
             report.removed_blobs += 1
             report.removed_bytes += blob.size
-
-
-def _sweep_staged(store: DeltaStore, days: float, report: RetentionReport) -> None:
-    if "://" in store.root:
-        # Staged rows of a remote lake are in the cache folder of whoever ran the stage.
-        return
-    before = time.time() - days * DAY_S
-    for file in _files(Path(store.root) / "staging"):
-        if file.stat().st_mtime < before:
-            report.removed_staged += 1
-            if not report.dry_run:
-                file.unlink(missing_ok=True)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else iter(())

@@ -19,7 +19,7 @@ from pipelines.checkpoints.current import current_id
 from pipelines.checkpoints.train import LATEST, TrainingPlan, named_checkpoint, register_checkpoint
 from pipelines.stage.base import scratch
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.leftovers import tidy
+from pipelines.store.leftovers import remove_leftovers_daily
 from pipelines.store.schemas import CHECKPOINTS, POSE
 from tests.faults.lakes import Rows, check_done, check_same, contents, end_processes_of, hold
 from tests.faults.suite import Case, Kind, Outcome, Runner, draw
@@ -172,7 +172,7 @@ def promote(store: DeltaStore, name: str) -> None:
 
 def tidy_up(store: DeltaStore) -> None:
     """Delete leftovers, as each ingestion does."""
-    tidy(store, scratch(store))
+    remove_leftovers_daily(store, scratch(store))
 
 
 KIND = Kind(

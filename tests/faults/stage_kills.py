@@ -28,10 +28,11 @@ from tests.faults.victims import Victims
 
 STAGES = ("ingest", "pose", "hands", "agnostic_masks", "captions", "clips")
 FAKE = ("fake",)
-"""A pose stage without networks, for the test suite."""
-SETTINGS = {"clips": {"sizes": [[64, 64]]}}
-RANDOM = 4
-"""Kills of each stage at random moments, beside those at boundaries."""
+"""A pose stage without networks: what runs, stages and commits is the same for all, and it is killed at a tenth of the
+cost. It is the one that is killed at random moments."""
+SETTINGS = {"clips": {"sizes": [[64, 64]]}, "fake": {"delay_s": 0.05}}
+RANDOM_LAKES, RANDOM_KILLS = 10, 4
+"""Lakes for kills at random moments, and kills of each."""
 
 Kill = tuple[str, str, float]
 """Moment, whom it kills, and for a random one the share of the stage's time after which it comes."""
@@ -66,31 +67,40 @@ def boundaries(stage: str) -> list[list[tuple[str, str]]]:
     ]
 
 
-def cases(seed: int, count: int | None, stages: tuple[str, ...] = STAGES) -> list[Case]:
-    """One lake through the boundaries of each stage, and one through moments whose time and victim the seed draws."""
-    rng = random.Random(seed)
+def cases(seed: int, count: int | None, stages: tuple[str, ...] = (*FAKE, *STAGES)) -> list[Case]:
+    """A lake through the boundaries of each stage, and lakes through moments whose time and victim the seed draws."""
     found = []
+    rng = random.Random(seed)
+    for _ in range(RANDOM_LAKES):
+        shares = sorted(rng.uniform(0.02, 0.98) for _ in range(RANDOM_KILLS))
+        kills = [("random", rng.choice(["all", "run", "worker"]), share) for share in shares]
+        text = ", ".join(f"{whom} at {share:.3f}" for _, whom, share in kills)
+        found.append(Case(f"{FAKE[0]}, random: {text}", {"stage": FAKE[0], "kills": kills}, len(kills)))
     for stage in stages:
         for number, chain in enumerate(boundaries(stage)):
             kills: list[Kill] = [(moment, whom, 0.0) for moment, whom in chain]
             found.append(Case(f"{stage}, boundaries ({number})", {"stage": stage, "kills": kills}, len(kills)))
-        shares = sorted(rng.uniform(0.02, 0.98) for _ in range(RANDOM))
-        kills = [("random", rng.choice(["all", "run", "worker"]), share) for share in shares]
-        text = " ".join(f"{whom} {share:.3f}" for _, whom, share in kills)
-        found.append(Case(f"{stage}, random: {text}", {"stage": stage, "kills": kills}, len(kills)))
     return draw(found, seed, count)
 
 
 @contextlib.contextmanager
-def session(work: Path, seed: int, stages: tuple[str, ...] = STAGES) -> Iterator[Runner]:
+def session(work: Path, seed: int) -> Iterator[Runner]:
     """Make the undisturbed lake once, with a copy from before each stage, and kill runs on further copies."""
-    victims = Victims(work / "victims", "light" if stages == FAKE else "stages")
-    kills = _Kills(work, victims, stages)
+    opened: dict[tuple[str, ...], _Kills] = {}
+
+    def run(case: Case) -> Outcome:
+        stages = FAKE if case.values["stage"] in FAKE else STAGES
+        if stages not in opened:
+            folder, kind = (work / "fake", "light") if stages == FAKE else (work / "real", "stages")
+            opened[stages] = _Kills(folder, Victims(folder / "victims", kind), stages)
+        return opened[stages](case)
+
     try:
-        yield kills
+        yield run
     finally:
         end_processes_of(str(work))
-        victims.close()
+        for kills in opened.values():
+            kills.victims.close()
 
 
 class _Kills:
@@ -172,8 +182,8 @@ class _Kills:
 
 KIND = Kind(
     "stages",
-    "SIGKILL of a worker, of the run's process, or of all, at each boundary of each stage and at random moments; each "
-    "run goes on where the one before was killed",
+    "SIGKILL of a worker, of the run's process, or of all, at each boundary of each stage, and at random moments of "
+    "one without networks; each run goes on where the one before was killed",
     "after each kill: no row that an undisturbed run has not, none twice, each blob hashes to its name, no process "
     "goes on; after the run that ends: all rows equal those of an undisturbed run, nothing is left that is not deleted",
     cases,

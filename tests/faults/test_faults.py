@@ -40,7 +40,7 @@ def chosen(cases: list[Case], *parts: str) -> list[Case]:
 @pytest.mark.slow
 def test_kills_of_a_stage(tmp_path: Path):
     cases = stage_kills.cases(1, None, stage_kills.FAKE)
-    with stage_kills.session(tmp_path, 1, stage_kills.FAKE) as run:
+    with stage_kills.session(tmp_path, 1) as run:
         (boundaries,) = chosen(cases, "boundaries")
         figures = run(boundaries).figures
         assert figures["workers killed at a boundary"] == 2 and figures["leftovers"] > 0

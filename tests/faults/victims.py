@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 from tests.faults.moments import IN_WORKER, ArmedStage, arm, dying_analysis
 
 KINDS = ("cli", "stages", "light", "trainer")
-TIMEOUT_S = 900
+TIMEOUT_S = 3600
 
 
 class Victims:

@@ -354,6 +354,16 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_file() -> None:
     assert isinstance(done["crashes"], WorkerFailure) and "crashed" in done["crashes"].reason
 
 
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.ingest.workers._limit_memory", die)
+    done = dict(run_isolated({"waits": (double, (21.0,))}, 1, 60.0))
+    assert "died before they read it; the next run tries again" in done["waits"].reason
+
+
 def test_a_killed_run_is_taken_up_and_ends_with_the_same_rows(small: tuple[DeltaStore, Path], tmp_path: Path) -> None:
     store, folder = small
     for i in range(4):

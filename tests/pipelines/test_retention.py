@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines.stage import WorkerSettings, run_stage
+from pipelines.stage.base import scratch
 from pipelines.stage.pool import staged_file, staging_folder
 from pipelines.store import TABLES, BlobStore, Commit, DeltaStore
 from pipelines.store import blobs as blobs_module
+from pipelines.store.blobs import TEMPORARY
 from pipelines.store.retention import RetentionSettings, needed_blobs, tidy
 from pipelines.store.schemas import CAPTIONS, CLIPS, POSE, STAGE_STATUS, TRAINING_SETS
 from pipelines.training_sets.build import build_training_set, manifest_path
@@ -102,9 +104,9 @@ def test_what_a_pinned_training_set_needs_outlives_everything_else(lake):
         put_clips(lake, "a", [f"generation {generation}"])
     make_old(lake)
     files, current = data_files(lake, "clips"), named(lake.read(CLIPS))
-    shown = tidy(lake, 0, dry_run=True)
+    shown = tidy(lake, scratch(lake), 0, dry_run=True)
     assert data_files(lake, "clips") == files and len(there(lake)) == shown.blobs
-    report = tidy(lake, 0)
+    report = tidy(lake, scratch(lake), 0)
     pin.check()
     # Batch b's clips were not selected, but the pinned version and the current one hold them.
     assert there(lake) == current | named(pin.table) | {pin.row["manifest_uri"]}
@@ -115,7 +117,7 @@ def test_what_a_pinned_training_set_needs_outlives_everything_else(lake):
     assert report.removed_files["clips"] == 3 and report.kept_versions == {"clips": [pin.version]}
     assert report.missing_blobs == 0 and not report.lost_versions
     version = lake.version(CLIPS)
-    again = tidy(lake, 0)
+    again = tidy(lake, scratch(lake), 0)
     assert lake.version(CLIPS) == version, "nothing to do is no commit"
     assert again.removed_blobs == 0 and not again.removed_files and not again.merged
 
@@ -145,7 +147,7 @@ def test_any_history_keeps_exactly_what_is_current_or_pinned(tmp_path_factory, s
         else:
             make_old(lake)
             before = lake.read(CLIPS)
-            tidy(lake, 0)
+            tidy(lake, scratch(lake), 0)
             assert lake.read(CLIPS).equals(before)
             needed = named(before)
             for pin in pins:
@@ -160,7 +162,7 @@ def test_replaced_rows_can_be_read_with_their_blobs_for_as_long_as_was_asked(lak
     old = lake.read(CLIPS)
     put_clips(lake, "a", ["new"])
     make_old(lake)
-    report = tidy(lake, 14)
+    report = tidy(lake, scratch(lake), 14)
     assert report.removed_blobs == 0 and not report.removed_files
     assert lake.read(CLIPS, version=version).equals(old)
     assert all(lake.blobs.exists(uri) for uri in named(old))
@@ -168,14 +170,15 @@ def test_replaced_rows_can_be_read_with_their_blobs_for_as_long_as_was_asked(lak
 
 def test_young_blobs_stay_and_storing_one_again_makes_it_young(lake):
     old, again, unfinished = (lake.blobs.put_bytes(data, ".bin") for data in (b"old", b"again", b"unfinished"))
-    half = Path(lake.root) / (unfinished + ".0.tmp")
+    half = Path(lake.root) / TEMPORARY / "half"
+    half.parent.mkdir(exist_ok=True)
     (Path(lake.root) / unfinished).rename(half)
     make_old(lake, days=20)
     young = lake.blobs.put_bytes(b"young", ".bin")
     assert lake.blobs.put_bytes(b"again", ".bin") == again
-    report = tidy(lake, 14)
-    assert there(lake) == {again, young} and report.removed_blobs == 2 and not half.exists()
-    assert report.removed_bytes == len(b"old") + len(b"unfinished")
+    report = tidy(lake, scratch(lake), 14)
+    assert there(lake) == {again, young} and report.removed_blobs == 1 and report.removed_bytes == len(b"old")
+    assert [Path(p).name for p in report.leftovers] == ["half"] and not half.exists()
     assert not lake.blobs.exists(old)
 
 
@@ -189,7 +192,7 @@ def test_a_blob_that_became_young_while_rows_were_read_is_not_removed(lake, monk
         return remove(self, uri, before)
 
     monkeypatch.setattr(BlobStore, "remove", stored_again)
-    assert tidy(lake, 14).removed_blobs == 0
+    assert tidy(lake, scratch(lake), 14).removed_blobs == 0
     assert lake.blobs.exists(uri)
 
 
@@ -201,7 +204,7 @@ def test_a_damaged_manifest_stops_the_removal_of_blobs(lake):
     make_old(lake)
     blobs = there(lake)
     with pytest.raises(OSError, match="damaged"):
-        tidy(lake, 0)
+        tidy(lake, scratch(lake), 0)
     assert there(lake) == blobs
 
 
@@ -209,7 +212,7 @@ def test_blobs_that_are_missing_are_counted(lake):
     put_clips(lake, "a", ["one"])
     uri = lake.read(CLIPS)["latents_uri"][0].as_py()
     assert lake.blobs.remove(uri, time.time() + 1)
-    assert tidy(lake, 14).missing_blobs == 1
+    assert tidy(lake, scratch(lake), 14).missing_blobs == 1
 
 
 def test_every_blob_that_a_table_can_name_is_looked_for(lake):
@@ -228,7 +231,7 @@ def test_small_files_of_a_partition_become_one_with_the_same_rows(lake):
         write_deltalake(lake.open(CAPTIONS), table.cast(plain), mode="append")
     lake.replace(CAPTIONS, caption_rows("b", ["alone"]), {"batch": "b"}, Commit())
     before = lake.read(CAPTIONS).sort_by([("text", "ascending")])
-    report = tidy(lake, 14)
+    report = tidy(lake, scratch(lake), 14)
     assert report.merged == {"captions": 4}
     assert lake.read(CAPTIONS).sort_by([("text", "ascending")]).equals(before)
     assert len(lake.open(CAPTIONS).file_uris()) == 2
@@ -248,7 +251,7 @@ def test_writers_that_work_meanwhile_lose_nothing(lake):
     reports = []
     while any(w.is_alive() for w in writers):
         make_old_blobs_nobody_names(lake)
-        reports.append(tidy(lake, 14))
+        reports.append(tidy(lake, scratch(lake), 14))
     for w in writers:
         w.join(60)
     assert [w.exitcode for w in writers] == [0, 0]
@@ -290,12 +293,14 @@ def test_staged_rows_are_used_for_a_week_and_swept_later(lake, monkeypatch, tmp_
 
     assert staged_again(6) == 0, "taken over as they were"
     assert staged_again(8) == 1, "made anew"
-    folder.mkdir(parents=True)
-    for name, days in (("young", 5), ("old", 20)):
-        (folder / name).write_bytes(b"")
-        os.utime(folder / name, (time.time() - days * 86400,) * 2)
-    assert tidy(lake, 14).removed_staged == 1
-    assert [p.name for p in folder.iterdir()] == ["young"]
+    for batch, days in (("young", 5), ("old", 8)):
+        left = folder.with_name(batch)
+        left.mkdir(parents=True)
+        for path in (left / "file", left):
+            path.touch()
+            os.utime(path, (time.time() - days * 86400,) * 2)
+    assert tidy(lake, scratch(lake), 14).leftovers == [str(folder.with_name("old"))]
+    assert [p.name for p in folder.parent.iterdir()] == ["young"]
 
 
 def test_days_that_are_fewer_than_work_may_take_are_refused():

@@ -54,6 +54,19 @@ def status(store: DeltaStore, stage: str = "pose") -> dict[str, dict]:
     return {r["video_id"]: r for r in rows}
 
 
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_a_reason(store, monkeypatch):
+    (video_id,) = add_videos(store, "a.mp4")
+    with monkeypatch.context() as killing:
+        killing.setattr("pipelines.stage.pool._send_to", die)
+        report = run_stage(FakePose(FakeSettings()), store, BATCH, settings=WorkerSettings(workers=1))
+    assert report.failures == {video_id: "The worker processes died before they began; the next run tries again"}
+    assert run_stage(FakePose(FakeSettings()), store, BATCH, settings=WorkerSettings(workers=1)).videos_ok == 1
+
+
 def test_bad_videos_are_rows_with_reasons_and_the_rest_goes_on(store):
     good, bad, crash, hang, _ = add_videos(store, "a.mp4", "bad.mp4", "crash.mp4", "hang.mp4", "rejected.mp4")
     seen = []

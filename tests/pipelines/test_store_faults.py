@@ -23,7 +23,7 @@ from pipelines.store import Commit, DeltaStore, clock
 from pipelines.store.blobs import TEMPORARY
 from pipelines.store.clock import later_than
 from pipelines.store.errors import DamagedTable, DiskFull, LakeError, LakeUnreachable, explain, explained
-from pipelines.store.leftovers import remove_leftovers, tidy
+from pipelines.store.leftovers import remove_leftovers, remove_leftovers_daily
 from pipelines.store.repair import DAMAGED, repair
 from pipelines.store.schemas import CAPTIONS, CHECKPOINTS, POSE, STAGE_STATUS, VIDEOS
 from tests.faults.lakes import names_remedy
@@ -224,8 +224,10 @@ def test_leftovers_of_killed_runs_are_deleted_once_they_are_old(lake: DeltaStore
     for path in (*old, *folders, *kept):
         age(path, 8)
     os.utime(half, (time.time() - 86_400 * 8,) * 2)
+    told = remove_leftovers(lake, scratch(lake), dry_run=True)
+    assert all(p.exists() for p in (*old, *folders))
     removed = remove_leftovers(lake, scratch(lake))
-    assert len(removed) == len(old) + len(folders)
+    assert removed == told and len(removed) == len(old) + len(folders)
     assert not any(p.exists() for p in (*old, *folders))
     assert all(p.exists() for p in (*kept, young, half / "new.parquet"))
     assert lake.read(CAPTIONS)["text"].to_pylist() == ["two"]
@@ -247,11 +249,13 @@ def test_older_versions_stay_however_old_their_files_are(lake: DeltaStore):
     assert lake.read(CAPTIONS, version=1)["text"].to_pylist() == ["one"]
 
 
-def test_tidying_is_done_once_a_day_and_fails_nothing(lake: DeltaStore, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_leftovers_are_looked_for_once_a_day_and_fail_nothing(
+    lake: DeltaStore, monkeypatch: pytest.MonkeyPatch, caplog
+):
     calls = []
     monkeypatch.setattr("pipelines.store.leftovers.remove_leftovers", lambda *_: calls.append(1) or [])
     for _ in range(3):
-        tidy(lake, scratch(lake))
+        remove_leftovers_daily(lake, scratch(lake))
     assert len(calls) == 1
     age(scratch(lake) / "locks" / "tidied", 1.1)
 
@@ -259,7 +263,7 @@ def test_tidying_is_done_once_a_day_and_fails_nothing(lake: DeltaStore, monkeypa
         raise LakeError("the store does not answer")
 
     monkeypatch.setattr("pipelines.store.leftovers.remove_leftovers", broken)
-    tidy(lake, scratch(lake))
+    remove_leftovers_daily(lake, scratch(lake))
     assert "does not answer" in caplog.text
 
 
