@@ -73,12 +73,12 @@ def cases(seed: int, count: int | None, stages: tuple[str, ...] = (*FAKE, *STAGE
     rng = random.Random(seed)
     for _ in range(RANDOM_LAKES):
         shares = sorted(rng.uniform(0.02, 0.98) for _ in range(RANDOM_KILLS))
-        kills = [("random", rng.choice(["all", "run", "worker"]), share) for share in shares]
+        kills: list[Kill] = [("random", rng.choice(["all", "run", "worker"]), share) for share in shares]
         text = ", ".join(f"{whom} at {share:.3f}" for _, whom, share in kills)
         found.append(Case(f"{FAKE[0]}, random: {text}", {"stage": FAKE[0], "kills": kills}, len(kills)))
     for stage in stages:
         for number, chain in enumerate(boundaries(stage)):
-            kills: list[Kill] = [(moment, whom, 0.0) for moment, whom in chain]
+            kills = [(moment, whom, 0.0) for moment, whom in chain]
             found.append(Case(f"{stage}, boundaries ({number})", {"stage": stage, "kills": kills}, len(kills)))
     return draw(found, seed, count)
 
