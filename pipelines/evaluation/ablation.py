@@ -97,7 +97,8 @@ def interval(values: np.ndarray, seed: int = 0) -> Interval:
 
 
 def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Interval]:
-    """Measures of one row: `isr` (done when asked), `false` (done unasked), `error` and `error_interaction`.
+    """Measures of one row: `isr` (done when asked), `false` (done unasked), the nearness that both rest on (`asked`,
+    `unasked`), `error` and `error_interaction`.
 
     Args:
         clips_of_seeds: For each seed, the clips that it was measured on.
@@ -110,6 +111,8 @@ def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Inter
     measures = {
         "isr": lambda c: float(c.asked > 0.5),
         "false": lambda c: float(c.unasked > 0.5),
+        "asked": lambda c: c.asked,
+        "unasked": lambda c: c.unasked,
         "error": lambda c: c.error,
         "error_interaction": lambda c: c.error_interaction,
     }
