@@ -48,7 +48,7 @@ class AblationSettings(BaseModel):
         description="The nano preset made smaller, so that a row takes minutes",
     )
     denoising_steps: int = Field(8, ge=1, description="Steps of a try-on")
-    guidance_scale: float = Field(2.0, ge=1, description="Guidance on captions")
+    guidance_scale: float = Field(4.0, ge=1, description="Guidance on captions")
 
     @property
     def digest(self) -> str:
