@@ -34,6 +34,8 @@ SETTINGS = {"clips": {"sizes": [[64, 64]]}, "fake": {"delay_s": 0.05}}
 RANDOM_LAKES, RANDOM_KILLS = 10, 4
 """Lakes for kills at random moments, and kills of each."""
 
+KILLED = {"worker": "workers", "run": "main processes", "all": "whole runs"}
+
 Kill = tuple[str, str, float]
 """Moment, whom it kills, and for a random one the share of the stage's time after which it comes."""
 
@@ -149,7 +151,7 @@ class _Kills:
         for moment, whom, share in kills:
             self._kill(stage, root, moment, whom, share)
             where = "at random" if moment == "random" else "at a boundary"
-            figures[f"{'workers' if whom == 'worker' else whom + 's'} killed {where}"] += 1
+            figures[f"{KILLED[whom]} killed {where}"] += 1
             left = wait_for_orphans(str(root))
             hold(not left, f"{moment} kills {whom}: {len(left)} processes of the killed run go on")
             try:
