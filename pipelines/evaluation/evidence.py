@@ -86,8 +86,8 @@ class AnnotatedSource:
             start=start,
             end=end,
             frames=frames,
-            result=_pictures(result, [int(f) for f in frames], width, height),
-            source=_pictures(self.path, wanted, width, height),
+            result=read_pictures(result, [int(f) for f in frames], width, height),
+            source=read_pictures(self.path, wanted, width, height),
             region=self._regions(wanted, width, height),
             hands=self._hands_at(wanted, scale),
             landmarks=self._landmarks(range(offset, offset + count), scale),
@@ -161,7 +161,12 @@ def _at(table: pa.Table, frames: Sequence[int]) -> list[tuple[int, dict[str, Any
     return [(place[r["frame"]], r) for r in rows]
 
 
-def _pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:
+def read_pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:
+    """Frames of a video at one size, (len(frames), height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: Frames are missing in the video.
+    """
     out = []
     wanted = set(frames)
     with VideoReader(path) as reader:

@@ -1,200 +1,378 @@
-"""The embedded judge and what it measures, on drawn scenes whose truth is known."""
+"""The embedded judge, what it sees, and how its network is trained, on drawn scenes whose truth is known."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from models.contact.network import CLASSES, REST
-from models.judges.base import HandContact, JudgeRequest, Verdict, sample_frames
-from models.judges.kinematic import ClothSampling, KinematicJudge
-from models.judges.measures.features import cloth_measures, contact_measures
-from models.judges.measures.logistic import fit_logistic, read_models, write_models
+from models.judges.base import HandContact, JudgeRequest, sample_frames
+from models.judges.kinematic import KinematicJudge
+from models.judges.measures import network as networks
+from models.judges.measures.cells import CHANNELS, COVER, OWN, PAIR, HandCells, hand_cells, own_cells, pair_cells
+from models.judges.measures.network import InteractionNet
+from models.judges.measures.train import JudgeTrainingSettings, Sample, Trainer, train
+from models.judges.measures.windows import (
+    AFTER_S,
+    BEFORE_S,
+    BODY_PX,
+    INSIDE,
+    MASKS,
+    MOMENTS,
+    NUMBERS,
+    SLEEVE_PX,
+    SUMMARY,
+    MomentSampling,
+    hand_views,
+    moments,
+)
 from models.judges.settings import KinematicJudgeSettings
 
-HEIGHT, WIDTH, FRAMES, START, END = 144, 120, 40, 12, 30
+HEIGHT, WIDTH, FRAMES, START, END, FPS = 160, 120, 40, 12, 30, 15.0
+ZIP = CLASSES.index("operate_zipper")
+INSIDE_SPAN = slice(len(BEFORE_S), len(BEFORE_S) + len(INSIDE))
+
+
+def pose(shift: float) -> np.ndarray:
+    """33 landmarks: a torso 50 px wide, arms that hang; all moved sideways."""
+    out = np.full((33, 2), 60.0)
+    out[:, 1] = 20
+    out[[11, 12]] = (85, 40), (35, 40)
+    out[[23, 24]] = (80, 120), (40, 120)
+    out[[13, 14]] = (95, 70), (25, 70)
+    out[[15, 17, 19]] = (100, 105)
+    out[[16, 18, 20]] = (20, 105)
+    return out + np.array([shift, 0])
 
 
 def hand_at(x: float, y: float) -> np.ndarray:
-    """21 keypoints of a hand that points up, 24 px long."""
+    """21 keypoints of a hand that points up, 20 px long."""
     rng = np.random.default_rng(0)
-    points = np.stack([rng.uniform(-7, 7, 21), rng.uniform(-24, 0, 21)], 1)
-    points[0], points[12] = (0, 0), (0, -24)
+    points = np.stack([rng.uniform(-6, 6, 21), rng.uniform(-20, 0, 21)], 1)
+    points[0], points[12] = (0, 0), (0, -20)
     return (points + np.array([x, y])).astype(np.float32)
 
 
-def scene(
-    opens: tuple[int, int] | None, colour: tuple[int, int, int], where: int = 60, seed: int = 0, sway: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]], np.ndarray]:
-    """A garment whose front opens from frame `opens[0]` to `opens[1]` while a hand goes down from START to END.
-
-    Returns pictures, region, hands, torso.
-    """
+def video(opens: bool, colour: tuple[int, int, int], seed: int, sway: float = 0.0) -> np.ndarray:
+    """A garment whose front opens, or does not, while the right hand goes down it from START to END."""
     rng = np.random.default_rng(seed)
     texture = cv2.GaussianBlur(rng.normal(0, 25, (HEIGHT, WIDTH)).astype(np.float32), (0, 0), 2)
-    pictures, regions, hands, torsos = [], [], [], []
+    pictures = []
     for t in range(FRAMES):
         shift = round(sway * np.sin(t / 4))
         picture = np.full((HEIGHT, WIDTH, 3), (90, 110, 130), np.float32)
-        region = np.zeros((HEIGHT, WIDTH), bool)
-        region[30:130, 25 + shift : 95 + shift] = True
-        cloth = np.array(colour, np.float32) + texture[..., None]
-        picture[region] = cloth[region]
-        along = np.clip((t - START) / (END - START), 0, 1)
-        if opens is not None:
-            opened = np.clip((t - opens[0]) / max(1, opens[1] - opens[0]), 0, 1)
-            bottom = round(40 + 70 * opened)
-            picture[40:bottom, where - 6 + shift : where + 6 + shift] = (235, 230, 220)
-        known = {}
+        picture[36:130, 25 + shift : 95 + shift] = (np.array(colour, np.float32) + texture[..., None])[36:130, 25:95]
+        if opens:
+            bottom = round(45 + 70 * np.clip((t - START) / (END - START), 0, 1))
+            picture[42:bottom, 53 + shift : 67 + shift] = (235, 230, 220)
         if START - 2 <= t < END + 2:
-            points = hand_at(60 + shift, 50 + 70 * along)
+            points = hand_at(60 + shift, hand_y(t))
             cv2.fillConvexPoly(picture, cv2.convexHull(points.astype(np.int32)), (200, 160, 140))
-            known = {"right": points}
-        picture += rng.normal(0, 3, picture.shape)
+        picture += rng.normal(0, 2, picture.shape)
         pictures.append(np.clip(picture, 0, 255).astype(np.uint8))
-        regions.append(region)
-        hands.append(known)
-        torsos.append(np.array([[90, 35], [30, 35], [85, 125], [35, 125]], np.float32) + np.array([shift, 0]))
-    return np.stack(pictures), np.stack(regions), hands, np.stack(torsos)
+    return np.stack(pictures)
 
 
-def contact_of(does: str | None, when: tuple[int, int] = (START, END)) -> dict[str, HandContact]:
-    """What a sure contact network says: the right hand does something in a span, the left one nothing."""
+def hand_y(t: int) -> float:
+    return 60 + 55 * float(np.clip((t - START) / (END - START), 0, 1))
+
+
+def contact_of(does: str | None) -> dict[str, HandContact]:
+    """What a sure contact network says: the right hand does something in the span, the left one nothing."""
     out = {}
     for side in ("left", "right"):
-        # Where neither hand acts, the one nearer to acting is looked at.
-        touching = np.full(FRAMES, 0.02 if side == "right" else 0.01)
+        touching = np.full(FRAMES, 0.02)
         doing = np.full((FRAMES, len(CLASSES)), 0.02)
         doing[:, REST] = 0.88
         if side == "right" and does is not None:
-            touching[when[0] : when[1]] = 0.95
-            doing[when[0] : when[1]] = 0.02
-            doing[when[0] : when[1], CLASSES.index(does)] = 0.88
+            touching[START:END] = 0.95
+            doing[START:END] = 0.02
+            doing[START:END, CLASSES.index(does)] = 0.88
         out[side] = HandContact(touching, doing)
     return out
 
 
 def request(
-    result: np.ndarray,
-    source: np.ndarray,
-    region: np.ndarray,
-    hands: list,
-    torso: np.ndarray,
-    action: str = "operate_zipper",
-    contact: dict[str, HandContact] | None = None,
+    result: np.ndarray, source: np.ndarray, sway: float = 0.0, span: tuple[int, int] = (START, END)
 ) -> JudgeRequest:
-    frames = ClothSampling(KinematicJudgeSettings()).frames(START, END, FRAMES, 15)
+    frames = MomentSampling(384).frames(*span, FRAMES, FPS)
+    shifts = np.round(sway * np.sin(np.arange(FRAMES) / 4))
+    region = np.zeros((FRAMES, HEIGHT, WIDTH), bool)
+    region[:, 36:130, 20:100] = True
+    hands = [{"right": hand_at(60 + shifts[t], hand_y(t))} if START - 2 <= t < END + 2 else {} for t in range(FRAMES)]
     return JudgeRequest(
-        action,
+        "operate_zipper",
         "The person opens the zip with the right hand.",
-        15,
-        START,
-        END,
+        FPS,
+        *span,
         frames,
         result[frames],
         source[frames],
         region[frames],
         [hands[f] for f in frames],
-        torso[frames],
-        contact_of("operate_zipper") if contact is None else contact,
+        np.stack([pose(s) for s in shifts]),
+        contact_of("operate_zipper"),
     )
 
 
-SOURCE_COLOUR, RESULT_COLOUR = (70, 80, 140), (150, 60, 60)
+SOURCE, RESULT = (70, 80, 140), (150, 60, 60)
 
 
-def measured(result_opens: tuple[int, int] | None, where: int = 60, seed: int = 0, sway: float = 0.0) -> dict:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR, seed=seed, sway=sway)
-    result = scene(result_opens, RESULT_COLOUR, where, seed + 100, sway)[0]
-    return cloth_measures(request(result, source, region, hands, torso), KinematicJudgeSettings())
+@pytest.fixture(scope="module")
+def source() -> np.ndarray:
+    return video(True, SOURCE, 0)
 
 
-def judged(result_opens: tuple[int, int] | None, seed: int = 0, sway: float = 0.0, **asked: Any) -> Verdict:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR, seed=seed, sway=sway)
-    result = scene(result_opens, RESULT_COLOUR, 60, seed + 100, sway)[0]
-    return KinematicJudge().judge(request(result, source, region, hands, torso, **asked))
+def channel(cells: HandCells, name: str, part: slice = INSIDE_SPAN) -> np.ndarray:
+    return cells.body[part, CHANNELS.index(name)].astype(float)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("sway", [0.0, 4.0])
-def test_cloth_that_follows_is_told_from_still_cloth(seed: int, sway: float) -> None:
-    done, still = measured((START, END), seed=seed, sway=sway), measured(None, seed=seed, sway=sway)
-    assert abs(done["change_kept"]) < 0.8 and still["change_kept"] < -1.2
-    assert done["slope"] > 0.5 > still["slope"]
-    assert done["in_time"] > 0.7 and done["in_place"] > 0.7
-    assert done["source_change"] == pytest.approx(still["source_change"])
+# --- moments and windows ---
 
 
-def test_change_of_the_whole_picture_is_no_change_next_to_the_hand() -> None:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR)
-    still = scene(None, RESULT_COLOUR, seed=3)[0].astype(float)
-    lit = np.clip(still * np.linspace(1, 1.4, FRAMES)[:, None, None, None], 0, 255).astype(np.uint8)
-    found = cloth_measures(request(lit, source, region, hands, torso), KinematicJudgeSettings())
-    assert found["change_kept"] < -1
+def test_moments_lie_before_in_and_after_the_span(source: np.ndarray) -> None:
+    asked = request(source, source)
+    index, in_phase = moments(asked)
+    frames = asked.frames[index]
+    assert len(frames) == MOMENTS and in_phase[: len(BEFORE_S)].all() and (np.diff(frames) >= 0).all()
+    assert (frames[: len(BEFORE_S)] < START).all() and (frames[-len(AFTER_S) :] >= END).all()
+    assert frames[INSIDE_SPAN].tolist() == [START + round(s * (END - 1 - START)) for s in INSIDE]
+    # 0.8 s after the last frame would be frame 41 of 40.
+    assert frames[-1] == FRAMES - 1
+    # A span that is the whole video leaves nothing before or after it.
+    index, in_phase = moments(request(source, source, span=(0, FRAMES)))
+    assert in_phase.tolist() == [False] * len(BEFORE_S) + [True] * len(INSIDE) + [False] * len(AFTER_S)
 
 
-@pytest.mark.parametrize("opens", [(2, 9), (END + 4, END + 8)])
-def test_change_at_another_time_or_place_is_seen(opens: tuple[int, int]) -> None:
-    right, early, aside = measured((START, END)), measured(opens), measured((START, END), where=88)
-    assert early["in_time"] < right["in_time"] - 0.3
-    assert aside["in_place"] < right["in_place"] - 0.3
+def test_windows_follow_the_body(source: np.ndarray) -> None:
+    moving = video(True, SOURCE, 0, sway=6.0)
+    still, swaying = request(source, source), request(moving, moving, sway=6.0)
+    # The body moves by up to 12 pixels.
+    left_behind = dataclasses.replace(swaying, landmarks=still.landmarks)
+    seen = [hand_views(r)["right"].of(r.source[moments(r)[0]])[0].astype(float) for r in (still, swaying, left_behind)]
+    apart = [np.abs(seen[0] - s)[:, 4:-4, 4:-4].mean() for s in seen[1:]]
+    assert apart[0] < 8 and apart[1] > 1.3 * apart[0]
 
 
-def test_contact_measures_read_span_and_action() -> None:
-    parts = scene((START, END), SOURCE_COLOUR)
-    asked = {
-        name: contact_measures(request(parts[0], *parts, action=action, contact=contact))
-        for name, action, contact in (
-            ("right", "operate_zipper", contact_of("operate_zipper")),
-            ("other", "adjust_collar", contact_of("operate_zipper")),
-            ("nothing", "operate_zipper", contact_of(None)),
-            ("early", "operate_zipper", contact_of("operate_zipper", (0, 6))),
-        )
-    }
-    assert asked["right"]["margin"] > 2 > -2 > asked["other"]["margin"]
-    assert asked["right"]["acting"] == asked["other"]["acting"] > 0 > asked["nothing"]["acting"]
-    assert asked["right"]["acting_share"] > 0.9 and asked["early"]["acting_share"] < 0.2
-    assert asked["early"]["acting_outside"] > asked["right"]["acting_outside"]
+def test_a_left_hand_is_the_mirror_image_of_a_right_one(source: np.ndarray) -> None:
+    asked = request(source, source)
+    views = hand_views(asked)
+    swapped = asked.landmarks.copy()
+    for left, right in ((11, 12), (13, 14), (15, 16), (17, 18), (19, 20), (23, 24)):
+        swapped[:, [left, right]] = asked.landmarks[:, [right, left]]
+    swapped[..., 0] = WIDTH - 1 - swapped[..., 0]
+    mirrored = dataclasses.replace(
+        asked,
+        source=asked.source[:, :, ::-1],
+        region=asked.region[:, :, ::-1],
+        hands=[{"left": h["right"] * (-1, 1) + (WIDTH - 1, 0)} if h else {} for h in asked.hands],
+        landmarks=swapped,
+        contact={"left": asked.contact["right"], "right": asked.contact["left"]},
+    )
+    other = hand_views(mirrored)["left"]
+    assert other.numbers == pytest.approx(views["right"].numbers, abs=1e-4)
+    assert other.summary == pytest.approx(views["right"].summary, abs=1e-4)
+    index, _ = moments(asked)
+    for mine, theirs in zip(views["right"].of(asked.source[index]), other.of(mirrored.source[index])):
+        assert np.abs(mine.astype(int) - theirs).mean() < 1
+
+
+def test_views_say_where_the_hand_is_and_what_the_contact_network_says(source: np.ndarray) -> None:
+    view = hand_views(request(source, source))["right"]
+    assert view.numbers.shape == (MOMENTS, len(NUMBERS)) and view.summary.shape == (len(SUMMARY),)
+    down, seen = view.numbers[:, NUMBERS.index("down")], view.numbers[:, NUMBERS.index("seen")]
+    # The hand goes down by 55 pixels, and a body unit is at least the torso's 80 over 1.6.
+    assert down[INSIDE_SPAN][-1] - down[INSIDE_SPAN][0] == pytest.approx(55 * 0.84 / 50, abs=0.1)
+    assert seen.tolist() == [0, 0, 1, *[1] * len(INSIDE), 1, 0, 0]
+    assert view.summary[SUMMARY.index("own_operate_zipper")] == pytest.approx(np.sqrt(0.95 * 0.88), abs=1e-3)
+    assert (
+        view.body_masks.shape == (MOMENTS, BODY_PX, BODY_PX, len(MASKS)) and view.sleeve_masks.shape[1:3] == SLEEVE_PX
+    )
+    assert view.body_masks[5, ..., 0].max() == 255 and view.body_masks[0, ..., 0].max() == 0
     with pytest.raises(ValueError, match="contact network"):
-        contact_measures(dataclasses.replace(request(parts[0], *parts), contact=None))
+        hand_views(dataclasses.replace(request(source, source), contact=None))
 
 
-@pytest.mark.parametrize("sway", [0.0, 4.0])
-def test_embedded_judge_on_drawn_scenes(sway: float) -> None:
-    done = judged((START, END), sway=sway)
-    assert done.success is True and done.votes == [True], done.rationale
-    still = judged(None, sway=sway)
-    assert still.score < done.score - 0.1, still.rationale
-    for verdict in (
-        judged((START, END), sway=sway, action="adjust_collar"),
-        judged((START, END), sway=sway, contact=contact_of(None)),
-    ):
-        assert verdict.success is False, verdict.rationale
+# --- cells ---
 
 
-def test_no_hand_is_no_verdict() -> None:
-    source, region, _, torso = scene((START, END), SOURCE_COLOUR)
-    verdict = KinematicJudge().judge(request(source, source, region, [{} for _ in range(FRAMES)], torso))
-    assert verdict.success is None and verdict.score is None
-    assert "hand is known in none" in verdict.rationale
+def cloth(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return cv2.GaussianBlur(rng.uniform(0, 255, (64, 64, 3)).astype(np.float32), (0, 0), 2).astype(np.uint8)
 
 
-def test_no_cloth_is_no_verdict() -> None:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR)
-    verdict = KinematicJudge().judge(request(source, source, np.zeros_like(region), hands, torso))
-    assert verdict.success is None
-    assert "cloth" in verdict.rationale
+def window(picture: np.ndarray, x: int = 0) -> np.ndarray:
+    return picture[8:56, 8 + x : 56 + x]
 
 
-def test_malformed_requests_are_refused() -> None:
-    source, region, hands, torso = scene(None, SOURCE_COLOUR)
+def test_cells_tell_changed_cloth_from_cloth_that_lies_a_little_off() -> None:
+    picture = cloth(0)
+    changed = picture.copy()
+    changed[24:40, 24:40] = cloth(1)[24:40, 24:40]
+    pictures = np.stack(
+        [window(picture)] * 4 + [window(picture, 2), window(changed)] + [window(picture)] * (MOMENTS - 6)
+    )
+    masks = np.zeros((MOMENTS, 48, 48, len(MASKS)), np.uint8)
+    masks[7, 16:32, 16:32, 0] = 255
+    found = own_cells([pictures, 255 - pictures], masks, np.ones(MOMENTS, bool)).astype(float)
+    assert found.shape == (2, MOMENTS, len(OWN), 12, 12)
+    best, here, across = (found[0, :, OWN.index(n)] for n in ("changed", "changed_here", "across"))
+    middle = (slice(5, 7), slice(5, 7))
+    # The window moved to the right, so its cloth was two pixels further right before.
+    assert across[4, 2:-2, 2:-2].mean() > 0.9 and best[4].mean() < best[5][middle].mean() - 1
+    assert here[4].mean() > best[4].mean() + 0.7
+    assert best[5][middle].mean() > best[3].mean() + 1 and best[5, :2].mean() == pytest.approx(
+        best[3, :2].mean(), abs=0.01
+    )
+    assert np.isnan(best[7][middle]).all() and np.isfinite(best[7, :2]).all()
+    # Other colours, the same changes.
+    assert np.nanmax(np.abs(found[0] - found[1])[:, 0]) < 0.8
+
+
+def test_pair_cells_see_the_same_folds_in_other_colours() -> None:
+    picture = window(cloth(3))
+    masks = np.zeros((1, 48, 48, len(MASKS)), np.uint8)
+    alike, other = (pair_cells(picture[None], v[None], masks).astype(float) for v in (255 - picture, window(cloth(4))))
+    edges = PAIR.index("source_edges")
+    assert alike[0, edges].mean() > 0.65 and other[0, edges].mean() < alike[0, edges].mean() - 0.25
+    same = PAIR.index("same")
+    assert pair_cells(picture[None], picture[None], masks)[0, same].min() == 1 and alike[0, same].mean() < 0.4
+
+
+def test_cells_of_a_request_show_whether_the_results_front_opens(source: np.ndarray) -> None:
+    done, still = (hand_cells(request(video(o, RESULT, 5), source))["right"] for o in (True, False))
+    assert done.body.shape[1:] == (len(CHANNELS), 12, 12) and done.sleeve.shape[1:] == (len(CHANNELS), 6, 12)
+    after = slice(MOMENTS - 2, MOMENTS)
+    changes = [np.nanmax(channel(c, "result_changed", after)) for c in (done, still)]
+    assert changes[0] > changes[1] + 1
+    assert channel(done, "source_changed", after) == pytest.approx(channel(still, "source_changed", after), nan_ok=True)
+    covered = [channel(done, name) for name in COVER]
+    assert covered[0].max() > 0.9 and covered[-1].max() == 1
+
+
+# --- network and training ---
+
+
+def made_up(follows: bool, rng: np.random.Generator, kind: str | None = None) -> Sample:
+    """A hand of whose source the cloth changes in the middle, and of whose result it does so, too, or not."""
+    body = rng.normal(0, 0.3, (MOMENTS, len(CHANNELS), 12, 12))
+    for name in ("source_changed", *(["result_changed"] if follows else [])):
+        body[INSIDE_SPAN, CHANNELS.index(name), 4:8, 4:8] += 2
+    sleeve = rng.normal(0, 0.3, (MOMENTS, len(CHANNELS), 6, 12))
+    numbers, summary = rng.normal(0, 0.1, (MOMENTS, len(NUMBERS))), rng.normal(0, 0.1, len(SUMMARY))
+    summary[ZIP] += 1
+    seen = HandCells(
+        *(a.astype(np.float16) for a in (body, sleeve)), *(a.astype(np.float32) for a in (numbers, summary))
+    )
+    return Sample(kind or ("done" if follows else "undone"), seen, ZIP, follows)
+
+
+SETTINGS = JudgeTrainingSettings(steps=120, batch_size=8, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[InteractionNet, list[Sample]]:
+    rng = np.random.default_rng(0)
+    torch.set_num_threads(1)
+    return train(SETTINGS, [made_up(bool(k % 2), rng) for k in range(40)]), [
+        made_up(bool(k % 2), rng) for k in range(20)
+    ]
+
+
+def test_network_learns_whether_the_result_follows(trained: tuple[InteractionNet, list[Sample]]) -> None:
+    network, fresh = trained
+    action, follows = network.probabilities([s.seen for s in fresh])
+    assert action.sum(1) == pytest.approx(1, abs=1e-5) and (action.argmax(1) == ZIP).all()
+    assert [f > 0.5 for f in follows] == [s.follows for s in fresh]
+
+
+def test_unknown_cells_count_as_usual_ones(trained: tuple[InteractionNet, list[Sample]]) -> None:
+    network, fresh = trained
+    seen = fresh[0].seen
+    unknown, usual = seen.body.copy(), seen.body.astype(np.float32)
+    unknown[:, 0, :3], usual[:, 0, :3] = np.nan, network.mean[0].item()
+    answers = [network.probabilities([dataclasses.replace(seen, body=b)])[1] for b in (unknown, usual)]
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    samples = [made_up(bool(k % 2), rng) for k in range(6)]
+    settings = JudgeTrainingSettings(steps=4, batch_size=4)
+    whole = Trainer(settings, samples)
+    losses = [whole.train_step() for _ in range(4)]
+    first = Trainer(settings, samples)
+    for _ in range(2):
+        first.train_step()
+    first.save(tmp_path / "state.pt")
+    again = Trainer(settings, samples)
+    assert again.load(tmp_path / "state.pt") and [again.train_step() for _ in range(2)] == losses[2:]
+    for name, value in whole.averaged().state_dict().items():
+        assert torch.equal(value, again.averaged().state_dict()[name])
+    assert not Trainer(settings, samples[:-1]).load(tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="no case undone"):
+        Trainer(settings, [s for s in samples if s.follows])
+
+
+# --- the judge ---
+
+
+@pytest.fixture
+def weights(trained: tuple[InteractionNet, list[Sample]], tmp_path: Path) -> Path:
+    networks.save(trained[0], tmp_path / "w.safetensors", {"min_score": 0.5, "clips": ["7"]})
+    return tmp_path / "w.safetensors"
+
+
+def test_weights_are_small_and_come_back_as_they_were(
+    trained: tuple[InteractionNet, list[Sample]], weights: Path
+) -> None:
+    network, notes = networks.load(weights)
+    assert notes == {"min_score": 0.5, "clips": ["7"]} and weights.stat().st_size < 1_000_000
+    hands = [s.seen for s in trained[1]]
+    for mine, theirs in zip(trained[0].probabilities(hands), network.probabilities(hands)):
+        assert mine == pytest.approx(theirs, abs=0.02)
+    with pytest.raises(FileNotFoundError, match="restore it"):
+        networks.load(weights.with_name("none"))
+
+
+def test_verdict_is_of_the_hand_that_most_likely_did_it(
+    weights: Path, source: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = KinematicJudge(weights=weights)
+    action = np.full((2, len(CLASSES)), 0.02)
+    action[0, REST], action[1, ZIP] = 0.88, 0.88
+    monkeypatch.setattr(judge._network, "probabilities", lambda hands: (action, np.array([0.9, 0.75])))
+    said = judge.judge(request(source, source))
+    assert said.success is True and said.votes == [True] and said.score == pytest.approx(0.88 * 0.75)
+    assert "right hand" in said.rationale and "0.88" in said.rationale and "0.75" in said.rationale
+    asked = dataclasses.replace(request(source, source), action="adjust_collar")
+    other = judge.judge(asked)
+    assert other.success is False and other.score == pytest.approx(0.02 * 0.9)
+    strict = KinematicJudge(KinematicJudgeSettings(min_score=0.7), weights)
+    monkeypatch.setattr(strict._network, "probabilities", lambda hands: (action, np.array([0.9, 0.75])))
+    assert strict.judge(request(source, source)).success is False
+
+
+def test_what_cannot_be_judged_is_no_verdict(source: np.ndarray) -> None:
+    asked = request(source, source)
+    nobody = dataclasses.replace(asked, landmarks=np.full_like(asked.landmarks, np.nan))
+    verdict = KinematicJudge().judge(nobody)
+    assert verdict.success is None and verdict.score is None and "no person" in verdict.rationale
+    verdict = KinematicJudge().judge(dataclasses.replace(asked, action="whistle"))
+    assert verdict.success is None and "whistle" in verdict.rationale
+
+
+def test_malformed_requests_are_refused(source: np.ndarray) -> None:
+    asked = request(source, source)
     with pytest.raises(ValueError, match="result"):
-        request(source[:, :-1], source, region, hands, torso)
+        dataclasses.replace(asked, result=asked.result[:, :-1])
+    with pytest.raises(ValueError, match="landmarks"):
+        dataclasses.replace(asked, landmarks=asked.landmarks[:5])
     with pytest.raises(ValueError, match="outside"):
         sample_frames(50, 60, 40, 2, 8)
 
@@ -205,30 +383,8 @@ def test_sampled_frames_cover_span_and_context() -> None:
     assert sample_frames(0, 3, 3, 5, 8).tolist() == [0, 1, 2]
 
 
-def test_digest_tells_judges_apart() -> None:
-    same, other = KinematicJudge(), KinematicJudge(KinematicJudgeSettings(min_score=0.4))
-    assert same.digest == KinematicJudge().digest != other.digest
-    assert same.fitted_on and same.needs_contact
-
-
-def test_weights_that_are_missing_say_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="restore it"):
-        KinematicJudge(weights=tmp_path / "none.json")
-
-
-def test_logistic_finds_what_made_the_data(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(4000, 3)) * [1, 5, 1] + [0, 2, 0]
-    truth = rng.random(4000) < 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.2 * (x[:, 1] - 2))))
-    rows = [dict(zip("abc", r)) for r in x]
-    model = fit_logistic(rows, truth, "abc", penalty=0.1)
-    slope = np.array(model.weight) / model.scale
-    assert slope == pytest.approx([1.5, -0.2, 0], abs=0.15)
-    assert model.probability({"a": float("nan"), "b": float("nan"), "c": 0.0}) == pytest.approx(
-        model.probability({"a": model.mean[0], "b": model.mean[1], "c": 0.0})
-    )
-    write_models(tmp_path / "m.json", {"one": model}, {"clips": ["1"]})
-    models, notes = read_models(tmp_path / "m.json")
-    assert models == {"one": model} and notes == {"clips": ["1"]}
-    with pytest.raises(ValueError, match="one class"):
-        fit_logistic(rows[:5], [True] * 5, "abc")
+def test_digest_tells_judges_apart(weights: Path) -> None:
+    same = KinematicJudge()
+    assert same.digest == KinematicJudge().digest and same.fitted_on and same.needs_contact
+    others = {KinematicJudge(KinematicJudgeSettings(min_score=0.4)).digest, KinematicJudge(weights=weights).digest}
+    assert len(others | {same.digest}) == 3

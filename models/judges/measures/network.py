@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.contact.network import CLASSES
-from models.judges.measures.cells import CHANNELS, HandCells
-from models.judges.measures.windows import MOMENTS, NUMBERS, SUMMARY
+from models.judges.measures.cells import CHANNELS, PAIR, HandCells
+from models.judges.measures.windows import BEFORE_S, MOMENTS, NUMBERS, SUMMARY
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "kinematic.safetensors"
 NOTHING = CLASSES.index("rest")
 """What a hand does that does nothing to the garment."""
+_PAIR = slice(CHANNELS.index(PAIR[0]), CHANNELS.index(PAIR[-1]) + 1)
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of `InteractionNet.forward`."""
 
@@ -37,7 +38,7 @@ class _Eye(nn.Module):
     def __init__(self, widths: Sequence[int], out: int, dropout: float):
         super().__init__()
         layers: list[nn.Module] = []
-        for n, (before, width) in enumerate(zip((len(CHANNELS), *widths), widths)):
+        for n, (before, width) in enumerate(zip((len(CHANNELS) + len(PAIR), *widths), widths)):
             layers += [nn.Conv2d(before, width, 3, 2 if n else 1, 1), nn.GroupNorm(4, width), nn.GELU()]
         self.layers = nn.Sequential(*layers)
         self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * widths[-1], out), nn.GELU())
@@ -88,7 +89,7 @@ class InteractionNet(nn.Module):
         """
         count = body.shape[:2]
         seen = [
-            eye(((cells - self.mean) / self.scale).clamp(-5, 5).nan_to_num(0.0).flatten(0, 1)).unflatten(0, count)
+            eye(self._known(cells).flatten(0, 1)).unflatten(0, count)
             for eye, cells in ((self.body, body), (self.sleeve, sleeve))
         ]
         x = (self.join(torch.cat([*seen, self.numbers(numbers)], -1)) + self.moment).transpose(1, 2)
@@ -96,6 +97,12 @@ class InteractionNet(nn.Module):
             x = x + self.dropout(functional.gelu(layer(x)))
         x = torch.cat([x.mean(2), x.amax(2), summary], 1)
         return self.action(x), self.follows(x)[:, 0]
+
+    def _known(self, cells: Tensor) -> Tensor:
+        """Cells in units of their deviation, and by how much source and result are more or less alike than before."""
+        known = ((cells - self.mean) / self.scale).clamp(-5, 5).nan_to_num(0.0)
+        alike = known[:, :, _PAIR]
+        return torch.cat([known, alike - alike[:, : len(BEFORE_S)].mean(1, keepdim=True)], 2)
 
     @torch.no_grad()
     def probabilities(self, hands: Sequence[HandCells]) -> tuple[np.ndarray, np.ndarray]:

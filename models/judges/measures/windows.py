@@ -266,6 +266,6 @@ def _warp(picture: np.ndarray, window: np.ndarray, size: tuple[int, int]) -> np.
     """A picture through a window of (height, width), smoothed first where the window is coarser."""
     step = float(np.hypot(*window[:, 0]))
     if step > 1.3:
-        picture = cv2.blur(picture, (round(step), round(step)))
+        picture = cv2.GaussianBlur(picture, (0, 0), 0.35 * step)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(picture, window, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)

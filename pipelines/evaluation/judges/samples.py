@@ -21,7 +21,7 @@ from models.judges.measures.network import NOTHING
 from models.judges.measures.train import Sample
 from models.judges.measures.windows import SIDES, HandView, MomentSampling, hand_views, moments
 from pipelines.captions.contact import ContactReader
-from pipelines.evaluation.evidence import AnnotatedSource
+from pipelines.evaluation.evidence import AnnotatedSource, read_pictures
 from pipelines.evaluation.judges.cases import DONE, PANTOMIME, UNDONE, WRONG_TIME, JudgeCase
 from pipelines.evaluation.judges.report import look_like
 from pipelines.evaluation.judges.settings import Pictures as Look
@@ -110,14 +110,15 @@ def see_clip(
     with tempfile.TemporaryDirectory() as work:
         paths = {f"{name} {look}": look_like(path, look, Path(work)) for name, path in videos.items() for look in LOOKS}
         for span in sorted({c.span for c in cases}):
-            views: dict[str, HandView] = {}
             pictures: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {s: {} for s in SIDES}
+            request = annotated.request(sampling, annotated.path, cases[0].action, cases[0].text, span)
+            index, _ = moments(request)
+            height, width = request.source.shape[1:3]
+            views = hand_views(request)
             for name, path in paths.items():
-                request = annotated.request(sampling, path, cases[0].action, cases[0].text, span)
-                index, _ = moments(request)
-                views = views or hand_views(request)
+                shown = read_pictures(path, request.frames.tolist(), width, height)
                 for side, view in views.items():
-                    pictures[side][name] = view.of(request.result[index])
+                    pictures[side][name] = view.of(shown[index])
             for side, view in views.items():
                 arrays |= {f"{_hand(span, side)} {k}": v for k, v in _seen(view, pictures[side]).items()}
     return SeenClip(cases[0].seed, tuple(cases), arrays)
