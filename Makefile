@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 # Idle OpenMP threads sleep: spinning ones slow their neighbours down.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup weights demo test coverage fuzz bench ablation lint hooks format ui snapshots clean
+.PHONY: help setup weights demo test ui-test coverage faults fuzz bench ablation lint hooks format ui snapshots clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
@@ -35,10 +35,19 @@ test: $(STAMP)  ## Run the whole test suite
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+ui-test: $(STAMP)  ## Test the pages in headless Chromium, and a retraining by sensors and daemon (minutes)
+	@$(BIN)/itryon weights --quiet
+	$(BIN)/python -m pytest -m ui tests/ui
+
 coverage: $(STAMP)  ## Run the tests and show which lines they never reach; htmlcov/index.html has them all
 	@$(BIN)/itryon weights --quiet
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
+
+faults: $(STAMP)  ## Kill, fill, cut, refuse and poison, and hold the pipeline to its promises; run again to go on
+	@$(BIN)/itryon weights --quiet
+	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
+	$(BIN)/python -m tests.faults
 
 fuzz: $(STAMP)  ## Ingest 500 mutated files and hold the rows to what is promised (minutes)
 	$(BIN)/python -m tests.fuzz_ingest --count 500
@@ -67,8 +76,8 @@ format: $(STAMP)  ## Apply the style
 ui: $(STAMP)  ## Open the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/itryon ui
 
-snapshots: $(STAMP)  ## Accept changed asset specs, jobs and sensors
-	$(BIN)/python -m pytest tests/dagster_project/test_specs.py --snapshot-update
+snapshots: $(STAMP)  ## Accept changed asset specs, jobs, sensors and model cards
+	$(BIN)/python -m pytest tests/dagster_project/test_specs.py tests/pipelines/test_publish_checkpoint.py --snapshot-update
 
 clean:  ## Remove the virtual environment; lakes and caches stay
 	rm -rf $(VENV)

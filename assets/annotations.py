@@ -3,9 +3,12 @@
 They differ only in what `pipelines.registry` says of them, so one factory declares them all.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import dagster as dg
 
-from assets.metadata import check_results, check_specs, picture, stage_metadata, static_metadata
+from assets.metadata import check_results, check_specs, drawn, stage_metadata, static_metadata
 from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import stage_progress
 from pipelines.checks import STAGE_CHECKS, check_stage
@@ -55,13 +58,17 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
                 )
             except LookupError as e:
                 raise dg.Failure(str(e), allow_retries=False) from e
-        metadata = stage_metadata(store, spec, report)
-        metadata["preview"] = picture(contact_sheet(store, batch, entry.name)) or "nothing to show"
+        shown: dict[str, Any] = {}
+
+        def show(key: str, draw: Callable[[], bytes | None]) -> None:
+            shown[key] = drawn(context, entry.name, key, report.changed, draw)
+
+        show("preview", lambda: contact_sheet(store, batch, entry.name))
         if entry.name == list(STAGES)[-1]:
             # The last stage shows what all of them took.
-            metadata["throughput"] = picture(stage_times(store, batch)) or "nothing to show"
+            show("throughput", lambda: stage_times(store, batch))
         return dg.MaterializeResult(
-            metadata=metadata,
+            metadata=shown | stage_metadata(store, spec, report),
             data_version=dg.DataVersion(report.data_version),
             check_results=check_results(check_stage(store, spec, batch), entry.name),
         )

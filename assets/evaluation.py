@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import picture, static_metadata, table_metadata, upstream_metadata
+from assets.metadata import picture, reasons, static_metadata, table_metadata, upstream_metadata
 from assets.progress import steps_progress
 from pipelines.evaluation.settings import CODE_VERSION
 from pipelines.store import Commit
@@ -19,9 +19,10 @@ _COMMON: dict[str, Any] = {
 
 @dg.asset(
     deps=["tryon_videos", "videos"],
-    description="SSIM and LPIPS of try-on videos against their sources where the garment is the one worn anyway; "
-    "VFID and FVD of all of them as sets, paired and unpaired.\n\n"
-    "A metric that cannot be computed is null with the reason.",
+    description="How good try-on videos look. Against their sources, where the garment is the one worn anyway: SSIM "
+    "(similarity, 1 is best) and LPIPS (perceptual distance, 0 is best). As sets, paired and unpaired: VFID and FVD "
+    "(distances between features of made and of real videos, 0 is best).\n\n"
+    "One row: a metric of a video or of the set. One that cannot be computed is null with the reason.",
     kinds={"deltalake", "pytorch"},
     metadata=static_metadata(VIDEO_METRICS),
     required_resource_keys={"lake", "evaluation"},
@@ -54,17 +55,19 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         except NothingToEvaluate as e:
             raise dg.Failure(str(e), allow_retries=False) from e
     rows = store.read(VIDEO_METRICS, where={"checkpoint_id": checkpoint_id})
-    values = {f"mean_{m.metric}": m.value for m in report.whole if m.value is not None}
-    missing = {m.metric: m.reason for m in report.whole if m.value is None}
+    values = {m.metric: round(m.value, 4) for m in report.whole if m.value is not None}
+    missing = {m.metric: m.reason or "no reason given" for m in report.whole if m.value is None}
+    notes = {m.metric: m.note for m in report.whole if m.value is not None and m.note}
     return dg.MaterializeResult(
-        metadata=table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows)
-        | values
-        | {
+        metadata={
+            "metrics": dg.MetadataValue.md(markdown_table(report)),
             "checkpoint_id": checkpoint_id,
             "mode": report.mode,
-            "metrics": dg.MetadataValue.md(markdown_table(report)),
-            "not_computed": dg.MetadataValue.json(missing),
-            "left_out": dg.MetadataValue.json(report.left_out),
+            **values,
+            "notes": reasons("metric", notes),
+            "not_computed": reasons("metric", missing),
+            "left_out": reasons("video", report.left_out),
+            **table_metadata(store, VIDEO_METRICS, store.version(VIDEO_METRICS), rows.num_rows),
         },
         data_version=dg.DataVersion(digest(rows.select(["tryon_id", "metric", "mode", "value"]).to_pylist())[:32]),
     )
@@ -72,8 +75,10 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
 @dg.asset(
     deps=["tryon_videos", "captions", "hands", "agnostic_masks"],
-    description="Whether each captioned interaction still happens in the try-on video, and the success rate (ISR).\n\n"
-    "The rate comes with the kappa of the judge that gave it, from the newest `judge_report` of exactly this judge.",
+    description="Whether each captioned interaction, such as zipping, still happens in the try-on video, and the share "
+    "in which it does: the interaction success rate (ISR).\n\n"
+    "One row: the verdict on one interaction. The rate comes with the agreement of its judge with known truth (Cohen's "
+    "kappa, 1 is perfect, 0 is chance), from the newest `judge_report` of exactly this judge.",
     kinds={"deltalake", "opencv"},
     metadata=static_metadata(ISR_SCORES),
     required_resource_keys={"lake", "isr"},
@@ -107,26 +112,28 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             raise dg.Failure(str(e), allow_retries=False) from e
     table = ["| action | success rate | interval | judged | unanswered |", "|---|---|---|---|---|"]
     for r in report.rates:
-        rate = "-" if r.rate is None else f"{r.rate:.2f}"
-        interval = "-" if r.rate is None else f"{r.low:.2f} to {r.high:.2f}"
+        rate = "–" if r.rate is None else f"{r.rate:.2f}"
+        interval = "–" if r.rate is None else f"{r.low:.2f} to {r.high:.2f}"
         table.append(f"| {r.action} | {rate} | {interval} | {r.judged} | {r.unanswered} |")
     overall = report.rates[0]
     kappa = report.validation.kappa
-    shown = [r["evidence_uri"] for r in report.rows if r["evidence_uri"]]
+    # An interaction that failed says more than one that went well.
+    rows = sorted(report.rows, key=lambda r: r["success"] is not False)
+    shown = [r["evidence_uri"] for r in rows if r["evidence_uri"]]
     evidence = picture(store.blobs.local_path(shown[0]).read_bytes()) if shown else "nothing was judged"
     cost = [r["cost"] for r in report.rows if r["cost"] is not None]
     return dg.MaterializeResult(
-        metadata=table_metadata(store, ISR_SCORES, store.version(ISR_SCORES), len(report.rows))
-        | ({"isr": overall.rate} if overall.rate is not None else {})
-        | ({"judge_kappa": kappa} if kappa is not None else {})
-        | ({"judge_cost": sum(cost)} if cost else {})
-        | {
-            "checkpoint_id": checkpoint_id,
+        metadata={
+            "rates": dg.MetadataValue.md("\n".join(table)),
+            "evidence": evidence,
             "judge": report.judge,
             "judge_agreement": report.validation.text,
-            "evidence": evidence,
-            "rates": dg.MetadataValue.md("\n".join(table)),
-        },
+            "checkpoint_id": checkpoint_id,
+        }
+        | ({"isr": round(overall.rate, 4)} if overall.rate is not None else {})
+        | ({"judge_kappa": round(kappa, 4)} if kappa is not None else {})
+        | ({"judge_cost": sum(cost)} if cost else {})
+        | table_metadata(store, ISR_SCORES, store.version(ISR_SCORES), len(report.rows)),
         data_version=dg.DataVersion(
             digest(sorted((r["tryon_id"], r["start_frame"], str(r["success"])) for r in report.rows))[:32]
         ),

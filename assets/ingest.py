@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import check_results, check_specs, picture, static_metadata, table_metadata
+from assets.metadata import check_results, check_specs, drawn, static_metadata, table_metadata
 from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import stage_progress
 from pipelines.checks import VIDEO_CHECKS, check_videos
@@ -27,14 +27,15 @@ _COMMON: dict[str, Any] = {
         dg.AssetSpec(
             "videos",
             description="Raw videos of a batch: probed, scored, checked for cuts and duplicates, stored by content.\n\n"
-            "A file that cannot be used is a row with the reason, never a failed batch.",
+            "One row: a file. One that cannot be used is a row with the reason, never a failed batch.",
             metadata=static_metadata(VIDEOS),
             kinds={"deltalake", "ffmpeg"},
             **_COMMON,
         ),
         dg.AssetSpec(
             "garments",
-            description="Garment photos of a batch with a foreground mask.",
+            description="Product photos of the garments of a batch, each with a mask of what in it is the garment.\n\n"
+            "One row: a photo. Try-on dresses people in them.",
             metadata=static_metadata(GARMENTS),
             kinds={"deltalake", "opencv"},
             **_COMMON,
@@ -61,18 +62,28 @@ def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             )
         except LookupError as e:
             raise dg.Failure(str(e), allow_retries=False) from e
+
+    def show(asset: str) -> dg.MetadataValue | str:
+        return drawn(context, asset, "preview", asset in report.committed, lambda: contact_sheet(store, batch, asset))
+
     videos_version, garments_version = store.version(VIDEOS), store.version(GARMENTS)
     yield dg.MaterializeResult(
         asset_key="videos",
-        metadata=table_metadata(store, VIDEOS, videos_version, report.rows)
-        | {"ok": report.ok, "rejected": report.rejected, "error": report.errors}
-        | {"preview": picture(contact_sheet(store, batch, "videos")) or "nothing to show"},
-        data_version=dg.DataVersion(str(videos_version)),
-        check_results=check_results(check_videos(store, batch), "videos"),
+        metadata={
+            "preview": show("videos"),
+            "files_ok": report.ok,
+            "files_rejected": report.rejected,
+            "files_with_errors": report.errors,
+            **table_metadata(store, VIDEOS, videos_version, report.rows),
+        },
+        data_version=dg.DataVersion(report.data_versions["videos"]),
+        check_results=check_results(check_videos(store, batch, "videos" in report.committed), "videos"),
     )
     yield dg.MaterializeResult(
         asset_key="garments",
-        metadata=table_metadata(store, GARMENTS, garments_version, report.garments)
-        | {"preview": picture(contact_sheet(store, batch, "garments")) or "nothing to show"},
-        data_version=dg.DataVersion(str(garments_version)),
+        metadata={
+            "preview": show("garments"),
+            **table_metadata(store, GARMENTS, garments_version, report.garments),
+        },
+        data_version=dg.DataVersion(report.data_versions["garments"]),
     )

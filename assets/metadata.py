@@ -1,9 +1,13 @@
-"""Metadata that people look at in the UI: schema, counts, table versions, contact sheets, plots."""
+"""Metadata that people look at in the UI: schema, counts, table versions, contact sheets, plots.
+
+The UI keeps the order of the entries: what a person looks for comes first (pictures, results, what failed), where it
+lies in the lake last. It shows Markdown of less than 1,000 characters in place, more of it and pictures by a click.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -55,10 +59,46 @@ def picture(image: bytes | None) -> dg.MetadataValue | None:
     return dg.MetadataValue.md(f"![](data:image/{kind};base64,{base64.b64encode(image).decode()})")
 
 
+def reasons(of: str, found: Mapping[str, str]) -> dg.MetadataValue:
+    """Names and what is said of each as a table; the word none where there is nothing.
+
+    Args:
+        of: What the names are, such as video.
+        found: Name -> reason.
+    """
+    if not found:
+        return dg.MetadataValue.text("none")
+    lines = [f"| {of} | reason |", "|---|---|"]
+    lines += [f"| `{name}` | {' '.join(str(why).split()).replace('|', '/')} |" for name, why in sorted(found.items())]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def drawn(
+    context: dg.AssetExecutionContext, asset: str, key: str, changed: bool, draw: Callable[[], bytes | None]
+) -> dg.MetadataValue | str:
+    """A picture of a batch; where nothing changed, that of the run before, since drawing one opens videos.
+
+    Args:
+        context: Of a partitioned asset.
+        asset: The asset.
+        key: Of the picture in its metadata.
+        changed: Whether the run changed the rows that it shows.
+        draw: Makes it.
+    """
+    if not changed:
+        known = context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[context.partition_key]), limit=1
+        )
+        event = known.records[0].asset_materialization if known.records else None
+        if event is not None and isinstance(value := event.metadata.get(key), dg.MarkdownMetadataValue):
+            return value
+    return picture(draw()) or "nothing to show"
+
+
 def stage_metadata(store: DeltaStore, spec: TableSpec, report: StageReport) -> dict[str, Any]:
     """Metadata of one run of an annotation stage over one batch."""
-    meta: dict[str, Any] = {
-        **table_metadata(store, spec, report.table_version, report.rows),
+    meta: dict[str, Any] = {"failures": reasons("video", report.failures)} if report.failures else {}
+    meta |= {
         "videos_ok": report.videos_ok,
         "videos_failed": report.videos_failed,
         "videos_reused": report.videos_reused,
@@ -69,11 +109,7 @@ def stage_metadata(store: DeltaStore, spec: TableSpec, report: StageReport) -> d
         meta["frames_per_second"] = round(report.frames / report.wall_seconds, 2)
         meta["inference_share"] = round(report.model_seconds / max(report.worker_seconds, 1e-9), 3)
         meta["peak_memory_mb"] = round(report.peak_memory_mb, 1)
-    if report.failures:
-        lines = ["| video | reason |", "|---|---|"]
-        lines += [f"| `{v}` | {reason.replace('|', '/')} |" for v, reason in sorted(report.failures.items())]
-        meta["failures"] = dg.MetadataValue.md("\n".join(lines))
-    return meta
+    return meta | table_metadata(store, spec, report.table_version, report.rows)
 
 
 def check_results(outcomes: list[CheckOutcome], asset: str) -> list[dg.AssetCheckResult]:

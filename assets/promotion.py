@@ -10,34 +10,51 @@ from pipelines.store.schemas import LEADERBOARD, PROMOTIONS
 
 @dg.asset(
     deps=["itryon_checkpoint", "tryon_videos", "video_metrics", "isr_scores"],
-    description="One row a checkpoint: metrics with mode and interval, ISR with interval and the judge's kappa, "
-    "parent, training set, and whether it is the current one.",
+    description="All checkpoints with what was measured of them, best first: interaction success rate (ISR) with the "
+    "kappa of its judge, metrics with intervals, parent, training set, and which one is the current one.\n\n"
+    "One row: a checkpoint. Only rows that were evaluated on the same videos compare.\n\n"
+    "Results of the ablation (settings `leaderboard`) are shown beside them and kept in table `ablations`; none of "
+    "them is a checkpoint.",
     code_version=LEADERBOARD_VERSION,
     kinds={"deltalake"},
     metadata=static_metadata(LEADERBOARD),
-    required_resource_keys={"lake"},
+    required_resource_keys={"lake", "leaderboard"},
     group_name="evaluation",
     owners=["team:machine-learning"],
 )
 def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    """Gather what is known of all checkpoints."""
+    """Gather what is known of all checkpoints, and the results of an ablation where settings name some."""
+    from pipelines.evaluation import ablation
     from pipelines.evaluation.leaderboard import leaderboard_markdown, write_leaderboard
     from pipelines.stage import digest
 
-    store = context.resources.lake.store()
-    rows = write_leaderboard(store, Commit(context.run.run_id))
-    content = [{k: v for k, v in r.items() if k not in ("created_at", "run_id", "table_versions")} for r in rows]
+    store, commit = context.resources.lake.store(), Commit(context.run.run_id)
+    try:
+        results = ablation.read_results(context.resources.leaderboard.build().ablation_results)
+        ablation.write_ablations(store, ablation.ablation_rows(results), commit)
+    except ablation.AblationError as e:
+        raise dg.Failure(str(e), allow_retries=False) from e
+    rows, ablations = write_leaderboard(store, commit), ablation.read_ablations(store)
+    shown = "\n\n".join(filter(None, [leaderboard_markdown(rows), ablation.ablations_markdown(ablations)]))
+    content = [
+        {k: v for k, v in r.items() if k not in ("created_at", "run_id", "table_versions")} for r in [*rows, *ablations]
+    ]
     return dg.MaterializeResult(
-        metadata=table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows))
-        | {"leaderboard": dg.MetadataValue.md(leaderboard_markdown(rows))},
+        metadata={
+            "leaderboard": dg.MetadataValue.md(shown),
+            "checkpoints": len(rows),
+            "ablation_rows": len(ablations),
+            **table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows)),
+        },
         data_version=dg.DataVersion(digest(content)[:32]),
     )
 
 
 @dg.asset(
     deps=["leaderboard"],
-    description="Decisions about which checkpoint is the current one. The checkpoint evaluated last is promoted unless "
-    "ISR or a metric falls beyond the confidence intervals.\n\n`itryon rollback` goes back.",
+    description="Decisions about which checkpoint is the current one. The checkpoint evaluated last (the candidate) is "
+    "promoted unless its interaction success rate (ISR) or a metric falls beyond the confidence intervals of the "
+    "current one.\n\nOne row: a decision with its reason. `itryon rollback` goes back.",
     code_version=PROMOTION_VERSION,
     kinds={"deltalake"},
     metadata=static_metadata(PROMOTIONS),
@@ -53,24 +70,23 @@ def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 def promotions(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Decide on the checkpoint that was evaluated last."""
     from pipelines.checkpoints.current import current_id, decisions
-    from pipelines.evaluation.promotion import PromotionError, promote
+    from pipelines.evaluation.promotion import PromotionError, comparison_markdown, promote
 
     store = context.resources.lake.store()
     candidate = upstream_metadata(context, "isr_scores", "checkpoint_id")
     try:
-        decision, _ = promote(store, candidate, Commit(context.run.run_id))
+        decision, row = promote(store, candidate, Commit(context.run.run_id))
     except PromotionError as e:
         raise dg.Failure(str(e), allow_retries=False) from e
     current = current_id(store)
     return dg.MaterializeResult(
-        metadata=table_metadata(store, PROMOTIONS, store.version(PROMOTIONS), len(decisions(store)))
-        | {
-            "candidate": candidate,
+        metadata={
             "promoted": decision.promote,
-            "current_checkpoint_id": current or "none",
             "reason": decision.reason,
-            "compared": dg.MetadataValue.json(decision.compared),
-            "not_compared": dg.MetadataValue.json(decision.missing),
+            "comparison": dg.MetadataValue.md(comparison_markdown(row)),
+            "candidate": candidate,
+            "current_checkpoint_id": current or "none",
+            **table_metadata(store, PROMOTIONS, store.version(PROMOTIONS), len(decisions(store))),
         },
         data_version=dg.DataVersion(current or "none"),
         check_results=[

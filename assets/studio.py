@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import picture, static_metadata, table_metadata
+from assets.metadata import picture, reasons, static_metadata, table_metadata
 from assets.partitions import ONE_BATCH_A_RUN, video_batches
 from assets.progress import steps_progress
 from pipelines.store import Commit
@@ -59,12 +59,12 @@ def studio(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         figures: dict[str, Any] = {"frames": loaded.frames, "interaction_frames": loaded.interaction_frames}
         yield dg.MaterializeResult(
             asset_key=spec.name,
-            metadata=table_metadata(store, spec, store.version(spec), loaded.rows[spec.name])
+            metadata=({"preview": sheet} if spec is STUDIO_CLIPS else {})
             | figures
             | {
                 "clips_failed": len(report.failures),
-                "failures": dg.MetadataValue.json({str(k): v for k, v in report.failures.items()}),
+                "failures": reasons("clip", {str(k): str(v) for k, v in report.failures.items()}),
             }
-            | ({"preview": sheet} if spec is STUDIO_CLIPS else {}),
+            | table_metadata(store, spec, store.version(spec), loaded.rows[spec.name]),
             data_version=dg.DataVersion(loaded.data_version),
         )

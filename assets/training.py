@@ -16,7 +16,9 @@ _COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:machine-le
 
 @dg.asset(
     deps=["clips"],
-    description="A pinned selection of clips from all batches: the same row gives the same samples for ever.",
+    description="A pinned selection of clips from annotated batches.\n\n"
+    "One row: the clips by digest, with the filters and table versions behind them. The same row gives the same "
+    "samples for ever.",
     code_version=TRAINING_SET_VERSION,
     kinds={"deltalake"},
     metadata=static_metadata(TRAINING_SETS),
@@ -35,24 +37,26 @@ def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     except TrainingSetError as e:
         raise dg.Failure(str(e), allow_retries=False) from e
     return dg.MaterializeResult(
-        metadata=table_metadata(store, TRAINING_SETS, store.version(TRAINING_SETS), 1)
-        | {
+        metadata={
             "training_set_id": row["training_set_id"],
             "clips": row["num_clips"],
             "interaction_clips": row["num_interaction_clips"],
             "batches": dg.MetadataValue.json(sorted(row["batches"])),
             "filters": dg.MetadataValue.json(json.loads(row["filters"])),
             "table_versions": dg.MetadataValue.json(dict(row["table_versions"])),
-        },
+        }
+        | table_metadata(store, TRAINING_SETS, store.version(TRAINING_SETS), 1),
         data_version=dg.DataVersion(row["training_set_id"]),
     )
 
 
 @dg.asset(
     deps=["training_set"],
-    description="An iTryOn transformer trained on the newest training set with flow matching and AC loss.",
+    description="The diffusion model: an iTryOn transformer trained on the newest training set, by flow matching and "
+    "the paper's action-aware constraint (AC) loss, which weighs the frames in which hands act.\n\n"
+    "One row: a checkpoint, with its training set and the checkpoint it goes on from.",
     code_version=TRAINING_VERSION,
-    kinds={"pytorch", "diffusers"},
+    kinds={"deltalake", "pytorch", "diffusers"},
     metadata=static_metadata(CHECKPOINTS),
     required_resource_keys={"lake", "training", "clips", "pipes"},
     pool="gpu",
@@ -80,22 +84,22 @@ def itryon_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult
         context.resources.pipes.run(context=context, command=plan.command, extras=extras).get_results()
         row = register_checkpoint(store, plan, training_set_row, Commit(context.run.run_id, TRAINING_VERSION))
     return dg.MaterializeResult(
-        metadata=table_metadata(store, CHECKPOINTS, store.version(CHECKPOINTS), 1)
-        | {
+        metadata={
+            "loss_curve": picture(loss_curve(store, row["checkpoint_id"])) or "no step was logged",
+            "validation": picture(validation_sheet(store, row)) or "none: set validate_every",
             "checkpoint_id": row["checkpoint_id"],
             "training_set_id": row["training_set_id"],
             "parent_checkpoint_id": row["parent_checkpoint_id"] or "none",
             "checkpoint_uri": f"{store.root}/{row['uri']}",
             "preset": row["preset"],
             "steps": row["steps"],
-            "final_loss": row["final_loss"],
+            "final_loss": round(row["final_loss"], 4),
             "seconds": round(row["seconds"], 1),
             "seconds_per_step": round(row["seconds"] / row["steps"], 3),
             "weights_sha256": row["weights_sha256"],
-            "loss_curve": picture(loss_curve(store, row["checkpoint_id"])) or "",
-            "validation": picture(validation_sheet(store, row)) or "none: set validate_every",
             "tensorboard": f"tensorboard --logdir {plan.output_dir / 'tensorboard'}",
-        },
+        }
+        | table_metadata(store, CHECKPOINTS, store.version(CHECKPOINTS), 1),
         data_version=dg.DataVersion(row["weights_sha256"][:32]),
     )
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.metadata import check_specs, picture, static_metadata, table_metadata, upstream_metadata
+from assets.metadata import check_specs, picture, reasons, static_metadata, table_metadata, upstream_metadata
 from assets.progress import steps_progress
 from pipelines.store import Commit
 from pipelines.store.schemas import TRYON_VIDEOS
@@ -11,9 +11,11 @@ from pipelines.tryon.settings import CODE_VERSION
 
 @dg.asset(
     deps=["itryon_checkpoint", "videos", "garments", "pose", "hands", "agnostic_masks", "captions"],
-    description="Videos with their people dressed in another garment, interactions included, beside their sources.",
+    description="The people of annotated videos, dressed by a checkpoint: in the garment of their own (paired, so that "
+    "the source is the truth) and in another one (unpaired). Interactions such as zipping are kept.\n\n"
+    "One row: a video in a garment by a checkpoint, with the result and a side-by-side video.",
     code_version=CODE_VERSION,
-    kinds={"pytorch", "diffusers"},
+    kinds={"deltalake", "pytorch", "diffusers"},
     metadata=static_metadata(TRYON_VIDEOS),
     check_specs=check_specs("tryon_videos", {"made": "At least one try-on video could be made"}),
     required_resource_keys={"lake", "tryon"},
@@ -41,15 +43,15 @@ def tryon_videos(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             raise dg.Failure(str(e), allow_retries=False) from e
     rows = store.read(TRYON_VIDEOS, ["tryon_id", "status"], {"checkpoint_id": report.checkpoint_id})
     return dg.MaterializeResult(
-        metadata=table_metadata(store, TRYON_VIDEOS, report.table_version, rows.num_rows)
-        | {
-            "checkpoint_id": report.checkpoint_id,
-            "made": report.made,
-            "reused": report.reused,
-            "failed": len(report.failures),
-            "failures": dg.MetadataValue.json(report.failures),
+        metadata={
             "preview": picture(tryon_sheet(store, report.checkpoint_id)) or "nothing to show",
-        },
+            "checkpoint_id": report.checkpoint_id,
+            "videos_made": report.made,
+            "videos_reused": report.reused,
+            "videos_failed": len(report.failures),
+            "failures": reasons("try-on", report.failures),
+        }
+        | table_metadata(store, TRYON_VIDEOS, report.table_version, rows.num_rows),
         data_version=dg.DataVersion(digest(sorted(map(str, rows.to_pylist())))[:32]),
         check_results=[
             dg.AssetCheckResult(

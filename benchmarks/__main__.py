@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import annotation, loader, metrics, model, overfit, report, studio, tryon
+from benchmarks import annotation, loader, metrics, model, overfit, report, scale, studio, tryon
 
 HERE = Path(__file__).parent
 
 
 def main(
     only: Annotated[
-        str | None, typer.Option(help="throughput, memory, studio, model, loader, overfit, metrics or tryon")
+        str | None, typer.Option(help="throughput, memory, studio, model, loader, overfit, metrics, tryon or scale")
     ] = None,
     minutes: Annotated[str, typer.Option(help="Lengths of the video for the memory figures, minutes")] = "0.25,0.5,1",
     fps: Annotated[float, typer.Option(help="Frame rate of that video")] = 10.0,
@@ -37,6 +37,7 @@ def main(
         "overfit": overfit.overfit,
         "metrics": metrics.metrics,
         "tryon": tryon.tryon,
+        "scale": scale.scale,
     }.items():
         if only in (None, name):
             results[name] = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, **measure()}

@@ -76,7 +76,7 @@ def _model(r: dict[str, Any]) -> str:
     lines = [
         "## A training step of the transformer\n",
         f"{r['measured']}, {r['machine']}, {r['threads']} threads; preset {r['preset']}, {size} clips of "
-        f"{frames}x{height}x{width} with a garment, {r['precision']}, forward, backward and AdamW; medians of "
+        f"{frames}x{height}x{width} with a garment, {r['precision']}, forward, backward and AdamW; medians "
         f"{r['rounds']} rounds of one step each in turn. Goals: 1.08x the stock model's time, 1.05x its peak memory.\n",
         "| model | parameters M | step s | CPU s | time ratio | CPU ratio | peak MB | of it the model MB | ratios |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -182,6 +182,47 @@ def _tryon(r: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _scale(r: dict[str, Any]) -> str:
+    names = list(r["lakes"])
+    first = names[0]
+    lines = [
+        "## What a lake costs as it grows\n",
+        f"{r['measured']}, {r['machine']}, one core, shared with other work: CPU seconds count, wall seconds are in "
+        f"brackets. Generated rows, {r['frames_per_video']} frames a video, batches of {r['batch_videos']}; medians of "
+        f"up to {r['rounds']} rounds, one lake after the other. Goals: adding a batch costs 1.2x of the same in an "
+        "empty lake; a run with nothing to do touches no blob (it would be stopped). See [Scale](../docs/scale.md).\n",
+        "| lake | videos | frames | batches | table MB | log MB | files | blobs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        size, videos = r["sizes"][name], r["lakes"][name]
+        batches = -(-videos // r["batch_videos"])
+        lines.append(
+            f"| {name} | {videos:,} | {videos * r['frames_per_video']:,} | {batches} | {size['table_bytes'] / 1e6:.1f} "
+            f"| {size['log_bytes'] / 1e6:.1f} | {size['files']:,} | {size['blobs']:,} |"
+        )
+    heads = " | ".join(f"{n} s" for n in names)
+    ratios = " | ".join(f"{n}, ratio" for n in names[1:])
+    lines += ["", f"| what | {heads} | {ratios} |", "|---|" + "---|" * (2 * len(names) - 1)]
+    adding = {n: _summed(r["operations"], n, ("ingest a batch", "commit a batch's annotations")) for n in names}
+    for what, of in {**r["operations"], "**adding a batch**, both": adding}.items():
+        cells = " | ".join(f"{of[n]['cpu_s']:.2f} ({of[n]['wall_s']:.1f})" for n in names)
+        compared = " | ".join(f"{of[n]['cpu_s'] / of[first]['cpu_s']:.2f}x" for n in names[1:])
+        lines.append(f"| {what} | {cells} | {compared} |")
+    load = r["code_location"]
+    lines += [
+        "",
+        f"Loading the code location and its asset graph in a new process takes {load['cpu_s']:.2f} s "
+        f"({load['wall_s']:.1f}); it reads no lake.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _summed(operations: dict[str, Any], lake: str, names: tuple[str, ...]) -> dict[str, float]:
+    return {key: sum(operations[n][lake][key] for n in names) for key in ("cpu_s", "wall_s")}
+
+
 _SECTIONS = {
     "throughput": _throughput,
     "memory": _memory,
@@ -191,5 +232,6 @@ _SECTIONS = {
     "overfit": _overfit,
     "metrics": _metrics,
     "tryon": _tryon,
+    "scale": _scale,
 }
 """Benchmark -> its section, in order."""

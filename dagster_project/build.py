@@ -21,16 +21,18 @@ from assets.training import training_assets
 from assets.tryon import tryon_assets
 from dagster_project.jobs import all_jobs
 from dagster_project.launchers import TrainerLauncher
+from dagster_project.maintenance import maintenance, maintenance_schedule
 from dagster_project.resources import LakeResource, settings_resource
 from dagster_project.retraining import retraining_schedule, retraining_sensor
 from dagster_project.sensors import landing_zone
 from dagster_project.settings_file import configured
 from pipelines.checkpoints.settings import TrainingSettings
 from pipelines.evaluation.judges.settings import JudgeReportSettings
-from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
+from pipelines.evaluation.settings import EvaluationSettings, IsrSettings, LeaderboardSettings
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings
+from pipelines.store.retention import RetentionSettings
 from pipelines.studio.settings import StudioSettings
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
 from pipelines.tryon.settings import TryOnSettings
@@ -46,7 +48,9 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationSettings,
     "isr": IsrSettings,
     "judge_report": JudgeReportSettings,
+    "leaderboard": LeaderboardSettings,
     "retraining": RetrainingSettings,
+    "retention": RetentionSettings,
 }
 """Resource key -> settings model. A backend is chosen in the settings of its family."""
 
@@ -76,9 +80,12 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     ]
     return dg.Definitions(
         assets=dg.map_asset_specs(with_freshness, assets),
-        jobs=all_jobs,
+        jobs=[*all_jobs, maintenance],
         asset_checks=alert_checks,
         sensors=[landing_zone, retraining_sensor],
-        schedules=[retraining_schedule(RetrainingSettings.model_validate(values.get("retraining", {})).cron)],
+        schedules=[
+            retraining_schedule(RetrainingSettings.model_validate(values.get("retraining", {})).cron),
+            maintenance_schedule(RetentionSettings.model_validate(values.get("retention", {})).cron),
+        ],
         resources={**resources, **(overrides or {})},
     )

@@ -1,4 +1,4 @@
-"""Commands about checkpoints: leaderboard, promote, rollback, retrain, report. `dagster_project.cli` mounts them."""
+"""Commands about checkpoints, from the leaderboard to a published one. `dagster_project.cli` mounts them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
 from pipelines.store import DeltaStore
@@ -24,17 +25,39 @@ def _store() -> DeltaStore:
 
 
 @app.command()
-def leaderboard(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False) -> None:
-    """All checkpoints with what was measured of them, best first."""
+def leaderboard(
+    ablation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Results of `make ablation`, a file or a folder, to list in place of those in the lake"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+) -> None:
+    """All checkpoints with what was measured of them, best first; and below them the rows of the ablation."""
+    from pipelines.evaluation import ablation as ablations
     from pipelines.evaluation.leaderboard import leaderboard_rows
 
-    rows = leaderboard_rows(_store())
+    store = _store()
+    try:
+        found = ablations.read_ablations(store) if ablation is None else _ablation_rows(ablation)
+    except ablations.AblationError as e:
+        raise fail(str(e)) from e
+    rows = leaderboard_rows(store)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, default=str))
-    elif rows:
-        print_leaderboard(rows, console)
-    else:
+        listed = [{"kind": "checkpoint"} | r for r in rows] + [{"kind": ablations.KIND} | r for r in found]
+        typer.echo(json.dumps(listed, indent=2, default=str))
+        return
+    if not rows and not found:
         raise fail("no checkpoint was trained yet: run `itryon train`")
+    if rows:
+        print_leaderboard(rows, console)
+    if found:
+        print_ablations(found, console)
+
+
+def _ablation_rows(paths: list[Path]) -> list[dict[str, Any]]:
+    from pipelines.evaluation.ablation import ablation_rows, read_results
+
+    return ablation_rows(read_results(paths))
 
 
 @app.command()
@@ -90,7 +113,7 @@ def retrain(config: ConfigOption = None, verbose: VerboseOption = False) -> None
 
 @app.command()
 def report(
-    checkpoint: Annotated[str, typer.Option(help="checkpoint_id, `current` or `latest`")],
+    checkpoint: Annotated[str, typer.Option(help="checkpoint_id or its first digits, `current` or `latest`")],
     out: Annotated[Path, typer.Option(help="Folder for the page and its videos")],
 ) -> None:
     """Write a page with videos, success rates, metrics and lineage of a checkpoint, to open without a server."""
@@ -107,12 +130,55 @@ def report(
     console.print(f"{written.page} with {written.videos} videos", highlight=False)
 
 
+@app.command()
+def publish(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint_id or its first digits, `current` or `latest`")],
+    out: Annotated[Path, typer.Option(help="Folder to write; empty, or not there yet")],
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="SPDX identifier for the weights; by default that of what they started from"),
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Put in frames of the worst and best try-on videos")] = True,
+) -> None:
+    """Write a checkpoint in half precision with its model card, to hand on or to upload to a hub."""
+    from pipelines.publish.checkpoint import publish_checkpoint
+
+    try:
+        done = publish_checkpoint(_store(), checkpoint, out, licence=licence, pictures=pictures)
+    except (LookupError, OSError, ValueError) as e:
+        raise fail(str(e)) from e
+    for line in done.missing:
+        console.print(f"[yellow]missing on the card[/] {escape(line)}", highlight=False)
+    if done.pictures:
+        console.print(f"{len(done.pictures)} pictures show people: hand them on only if they agreed", highlight=False)
+    console.print(f"checkpoint {done.checkpoint_id}: {done.card}", highlight=False, soft_wrap=True)
+
+
 def print_leaderboard(rows: list[dict[str, Any]], console: Console) -> None:
-    """The leaderboard as a table."""
+    """The leaderboard as a table; in a terminal less than half as wide, a list for each checkpoint."""
     from pipelines.evaluation.leaderboard import columns, heads, shown_metrics
 
     names = shown_metrics(rows)
-    table = Table(*heads(names), title="Leaderboard, best first")
+    titles, cells = heads(names), [[escape(c) for c in columns(row, names)] for row in rows]
+    # Other commands take the id: a narrow terminal may shorten anything else.
+    table = Table(Column(titles[0], min_width=12, overflow="fold"), *titles[1:], title="Leaderboard, best first")
+    for row in cells:
+        table.add_row(*row)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= 2 * console.width:
+        console.print(table)
+        return
+    for number, row in enumerate(cells, 1):
+        table = Table(title=f"{number} of {len(cells)}" + (", the best" if number == 1 else ""), show_header=False)
+        for title, cell in zip(titles, row):
+            table.add_row(title, cell)
+        console.print(table)
+
+
+def print_ablations(rows: list[dict[str, Any]], console: Console) -> None:
+    """Rows of an ablation as a table of their own."""
+    from pipelines.evaluation.ablation import HEADS, TITLE, cells
+
+    table = Table(*HEADS, title=TITLE)
     for row in rows:
-        table.add_row(*map(escape, columns(row, names)))
+        table.add_row(*map(escape, cells(row)))
     console.print(table)

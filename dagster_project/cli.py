@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dagster_project import checkpoints, evaluation, machine
+from dagster_project import checkpoints, evaluation, machine, tidying
 from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(evaluation.app, name="evaluate")
 app.add_typer(checkpoints.app)
 app.add_typer(machine.app)
+app.add_typer(tidying.app)
 
 
 @app.command()
@@ -52,7 +53,12 @@ def ingest(
     console.print(f"{len(landed.added)} new files in {landed.folder}", highlight=False)
     for name, reason in landed.refused.items():
         console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}", highlight=False)
-    materialized("annotate", batch, ["videos", "garments"])
+    try:
+        materialized("annotate", batch, ["videos", "garments"])
+    except typer.Exit:
+        # The run fails where no file is usable, and then the reasons matter most: they are rows all the same.
+        _print_videos(batch)
+        raise
     _print_videos(batch)
     console.print(f"Next: itryon materialize --batch {batch}", highlight=False)
 
@@ -63,18 +69,21 @@ def materialize(
     to: Annotated[
         str | None, typer.Option(help="Stop at this asset; everything up to it is brought up to date")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Just this asset")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Just this asset, with those that are only made together with it")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML: resource name -> settings, such as hands: {backend: hamer}")
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Run assets of one batch through Dagster; what is up to date is not done again."""
-    from dagster_project.reports import upstream_of
+    from dagster_project.reports import selected
 
     resources = read_config(config)
     try:
-        assets = [only] if only else upstream_of(to) if to else None
+        asset = only or to
+        assets = selected(asset, upstream=not only) if asset else None
     except LookupError as e:
         raise fail(str(e)) from e
     materialized("everything", batch, assets, resources, verbose)
@@ -120,11 +129,16 @@ def studio(
         bool, typer.Option(help="Also render each interaction as it must not become, to measure judges on")
     ] = False,
     twins: Annotated[
-        bool, typer.Option(help="List that other rendering as a clip of its own: the same motion in two garments")
+        bool, typer.Option(help="List those other renderings as clips of their own: the same motion, done and not done")
+    ] = False,
+    neutral: Annotated[
+        bool, typer.Option(help="Global captions that leave what the hands do to the action captions")
     ] = False,
     pantomime_share: Annotated[
         float, typer.Option(help="Share of the clips without an interaction in which one is mimed")
     ] = 0.26,
+    plain: Annotated[bool, typer.Option(help="Only clothes of one colour without prints")] = False,
+    white_beneath: Annotated[bool, typer.Option(help="White cloth beneath clothes that open")] = False,
     fabrics: Annotated[Path | None, typer.Option(help="Folder of photos to take fabrics from")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default")] = None,
 ) -> None:
@@ -145,7 +159,8 @@ def studio(
         "clips": clips, "seed": seed, "width": width, "height": height, "frames": frames, "fps": fps,
         "interaction_share": interaction_share, "val_share": val, "test_share": test, "labels": labels,
         "counterfactual": counterfactual, "undone": undone, "twins": twins, "pantomime_share": pantomime_share,
-        "workers": workers, "fabrics": None if fabrics is None else str(fabrics),
+        "plain": plain, "white_beneath": white_beneath, "neutral": neutral, "workers": workers,
+        "fabrics": None if fabrics is None else str(fabrics),
     } | ({"actions": action} if action else {})  # fmt: skip
     try:
         settings = StudioSettings.model_validate(values)
@@ -264,17 +279,23 @@ def ui(
 ) -> None:
     """Open the Dagster UI and daemon on this machine (loopback only)."""
     from dagster_project.instance import dagster_home
+    from dagster_project.page import HOST
     from dagster_project.settings_file import CONFIG_ENV
+    from pipelines.store.delta import LAKE_ENV, lake_root
 
     if config is not None:
         read_config(config)
         os.environ[CONFIG_ENV] = str(config.resolve())
     home = dagster_home()
+    # The servers run in another folder: the lake stays the one that it is here.
+    os.environ[LAKE_ENV] = lake_root()
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
     workspace = Path(__file__).parent.parent / "workspace.yaml"
-    os.chdir(workspace.parent)
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
-    os.execv(sys.executable, command)
+    # Dagster warns of a dagster.yaml where it starts, unless that is the one it uses.
+    os.chdir(home)
+    # That `dagster dev` has a successor, another package, is nothing a user has to act on.
+    python = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
+    os.execv(sys.executable, [*python, "-m", "dagster", "dev", "-w", str(workspace), "-h", HOST, "-p", str(port)])
 
 
 def _print_videos(batch: str) -> None:

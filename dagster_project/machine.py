@@ -1,10 +1,11 @@
-"""Commands about this machine: doctor and weights. `dagster_project.cli` mounts them."""
+"""Commands about this machine and its lake: doctor, repair and weights. `dagster_project.cli` mounts them."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from dagster_project.terminal import console, errors, fail
 
@@ -19,6 +20,32 @@ def doctor(brief: Annotated[bool, typer.Option("--brief", help="Problems only")]
     findings = examine()
     print_findings(findings, console, brief=brief)
     if any(f.level == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair() -> None:
+    """Look at every table and blob of the lake and mend what was damaged; run nothing else on the lake meanwhile."""
+    from pipelines.stage.base import scratch
+    from pipelines.store import DeltaStore
+    from pipelines.store.repair import repair as mend
+
+    store = DeltaStore()
+    with console.status("looking at the lake") as line:
+        try:
+            report = mend(store, scratch(store), lambda what, n, of: line.update(f"{what}: {n} of {of}"))
+        except OSError as e:
+            raise fail(str(e)) from e
+    for text in report.done:
+        console.print(f"[yellow]mended[/] {escape(text)}", highlight=False)
+    for text in report.left:
+        errors.print(f"[red]left[/] {escape(text)}", highlight=False)
+    console.print(
+        f"{len(report.done)} mended, {len(report.left)} left; {report.blobs} blobs looked at, "
+        f"{len(report.leftovers)} leftovers of killed runs deleted",
+        highlight=False,
+    )
+    if report.left:
         raise typer.Exit(1)
 
 

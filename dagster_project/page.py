@@ -171,8 +171,10 @@ def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnS
                 button = gr.Button("Dress", variant="primary", elem_id="dress")
             with gr.Column():
                 result = gr.Video(label="Result", elem_id="result", interactive=False)
-                compare = gr.Video(label="Source, what the model sees, garment, result", interactive=False)
-                sheet = gr.Image(label="Moments", interactive=False, type="filepath")
+                compare = gr.Video(
+                    label="Source, what the model sees, garment, result", elem_id="compare", interactive=False
+                )
+                sheet = gr.Image(label="Moments", elem_id="moments", interactive=False, type="filepath")
                 record = gr.File(label="Record of all inputs, versions and settings", elem_id="record")
         inputs = [video, garment, spans, category, prompt, steps, guidance, seed]
         button.click(run, inputs, [result, compare, sheet, record], concurrency_limit=1)

@@ -17,8 +17,8 @@ from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
 
 
-def upstream_of(asset: str) -> list[str]:
-    """The asset and everything it depends on.
+def selected(asset: str, upstream: bool) -> list[str]:
+    """The asset with those that are only made together with it, and all they depend on if wanted.
 
     Raises:
         LookupError: There is no such asset; the message lists those there are.
@@ -30,7 +30,8 @@ def upstream_of(asset: str) -> list[str]:
     if key not in graph.get_all_asset_keys():
         known = ", ".join(sorted(k.to_user_string() for k in graph.get_all_asset_keys()))
         raise LookupError(f"there is no asset {asset!r}; assets: {known}")
-    selection = dg.AssetSelection.assets(key).upstream().required_multi_asset_neighbors()
+    selection = dg.AssetSelection.assets(key)
+    selection = (selection.upstream() if upstream else selection).required_multi_asset_neighbors()
     return [k.to_user_string() for k in selection.resolve(graph)]
 
 
@@ -113,7 +114,7 @@ def print_status(report: dict[str, Any], console: Console) -> None:
 
 
 def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
-    """The rows of `videos` of one batch, with what is wrong."""
+    """The rows of `videos` of one batch, with what is wrong; nothing where there are none."""
     table = Table("file", "size", "fps", "frames", "status", "reason", title=f"videos of {batch}")
     for v in store.read(VIDEOS, where={"batch": batch}).to_pylist():
         size = f"{v['width']}x{v['height']}" if v["width"] else ""
@@ -122,7 +123,8 @@ def print_videos(store: DeltaStore, batch: str, console: Console) -> None:
         status = f"[{colour}]{v['status']}[/]"
         name, reason = escape(v["source_path"]), escape(v["reason"] or "")
         table.add_row(name, size, fps, str(v["num_frames"] or ""), status, reason)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str, key: str) -> Any:
@@ -157,7 +159,8 @@ def print_run(result: dg.ExecuteInProcessResult, console: Console) -> None:
             console.print(f"{word} {name}: {escape(str(check.description))}", highlight=False)
     for event in result.filter_events(lambda e: e.event_type == dg.DagsterEventType.STEP_FAILURE):
         error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
+        # Below Dagster's own wrapper lies what the step raised; what that came from says less of what to do.
+        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
             error = error.cause
         reason = error.message.strip() if error is not None else "no reason recorded"
         console.print(f"[red]{event.step_key} failed[/] {escape(reason)}", highlight=False)

@@ -14,7 +14,7 @@ import dagster as dg
 from pydantic import BaseModel, Field, create_model
 
 from pipelines.store import DeltaStore
-from pipelines.store.delta import LAKE_ENV, lake_root
+from pipelines.store.delta import LAKE_ENV, lake_root, shared_store
 
 
 class LakeResource(dg.ConfigurableResource):
@@ -24,7 +24,8 @@ class LakeResource(dg.ConfigurableResource):
 
     def store(self) -> DeltaStore:
         """The lake with its tables created."""
-        store = DeltaStore(self.root or lake_root())
+        # One a process: what it remembers of the tables is worth a second with every asset.
+        store = shared_store(self.root or lake_root())
         store.ensure_tables()
         return store
 

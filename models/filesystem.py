@@ -1,10 +1,12 @@
-"""Opens the file system of a lake's root for what is not a Delta table: blobs, checkpoints, training clips.
+"""Opens the file system of a lake's root for what is not a Delta table: blobs, checkpoints, training clips; and knows
+a full disk by the words of every library.
 
 It lies here, below `pipelines`, because the trainer reads blobs too and knows nothing of the lake's tables.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +14,13 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 _S3 = ("s3://", "s3a://")
+_FULL = ("No space left on device", "Disk quota exceeded")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error comes from a full disk or quota; libraries in other languages say so in their text alone."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in _FULL)
 
 
 def open_root(root: str) -> tuple[fs.FileSystem, str]:

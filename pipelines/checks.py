@@ -63,7 +63,7 @@ def _coverage(store: DeltaStore, spec: TableSpec, batch: str, usable: set[str]) 
 
 def check_schema(store: DeltaStore, spec: TableSpec, where: dict[str, str]) -> CheckOutcome:
     """The Delta table has the declared columns, and required columns hold no null."""
-    actual = pa.schema(store.open(spec).schema().to_arrow())
+    actual = store.schema(spec)
     missing = [f.name for f in spec.schema if f.name not in actual.names]
     extra = [n for n in actual.names if n not in spec.schema.names]
     problems = [f"missing column {n}" for n in missing] + [f"undeclared column {n}" for n in extra]
@@ -104,11 +104,19 @@ VIDEO_CHECKS = {
 }
 
 
-def check_videos(store: DeltaStore, batch: str) -> list[CheckOutcome]:
-    """The checks of `VIDEO_CHECKS` for one batch."""
+def check_videos(store: DeltaStore, batch: str, changed: bool = True) -> list[CheckOutcome]:
+    """The checks of `VIDEO_CHECKS` for one batch.
+
+    Args:
+        store: The lake.
+        batch: Batch of videos.
+        changed: Whether its rows were just written. Blobs are looked for then only: a run with nothing to do must not
+            ask a store on the net for every video, and tidying the lake tells of any blob that is missing.
+    """
     rows = store.read(VIDEOS, ["video_id", "uri", "sha256", "status"], {"batch": batch}).to_pylist()
     usable = [r for r in rows if r["status"] == "ok"]
-    missing = [r["video_id"] for r in usable if not r["uri"] or not store.blobs.exists(r["uri"])]
+    missing = [r["video_id"] for r in usable if not r["uri"] or (changed and not store.blobs.exists(r["uri"]))]
+    blobs = f"{len(missing)} usable videos without a blob: {missing[:5]}"
     return [
         CheckOutcome(
             "usable_videos",
@@ -117,7 +125,9 @@ def check_videos(store: DeltaStore, batch: str) -> list[CheckOutcome]:
             figures={"usable": len(usable), "files": len(rows)},
         ),
         check_schema(store, VIDEOS, {"batch": batch}),
-        CheckOutcome("blobs_present", not missing, f"{len(missing)} usable videos without a blob: {missing[:5]}"),
+        CheckOutcome(
+            "blobs_present", not missing, blobs + ("" if changed else "; no row changed, none was looked for")
+        ),
     ]
 
 
@@ -129,11 +139,14 @@ def batches_without_clips(store: DeltaStore) -> dict[str, str]:
     usable: dict[str, set[str]] = {}
     for row in store.read(VIDEOS, ["batch", "video_id"], {"status": "ok"}).to_pylist():
         usable.setdefault(row["batch"], set()).add(row["video_id"])
-    status = store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "reason"]).to_pylist()
+    of_stage: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "reason"]).to_pylist():
+        if row["video_id"] in usable.get(row["batch"], ()):
+            of_stage.setdefault((row["batch"], row["stage"]), []).append(row)
     out: dict[str, str] = {}
-    for batch, videos in sorted(usable.items()):
+    for batch in sorted(usable):
         for stage in STAGES:
-            rows = [r for r in status if (r["batch"], r["stage"]) == (batch, stage) and r["video_id"] in videos]
+            rows = of_stage.get((batch, stage))
             if rows and all(r["status"] != "ok" for r in rows):
                 out[batch] = f"{stage}: {rows[0]['reason']}"
                 break

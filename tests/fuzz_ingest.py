@@ -17,13 +17,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
 from pipelines.ingest.batch import ingest_batch
+from pipelines.ingest.importers import land_catv2ton
+from pipelines.ingest.inventory import take_inventory
 from pipelines.ingest.landing import landing_folder
+from pipelines.ingest.manifest import ManifestEntry, parse_manifest
 from pipelines.ingest.settings import IngestSettings
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import GARMENTS, VIDEOS
@@ -205,6 +209,109 @@ def fuzz(seed: int, count: int, settings: IngestSettings, keep: Path | None = No
             print(f"{first + len(paths)}/{count}", dict(findings.kinds), file=sys.stderr, flush=True)
     findings.peak_memory_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return findings
+
+
+_PATHS = [
+    "a.mp4",
+    "sub/b.mkv",
+    "garments/p.png",
+    "../secret.mp4",
+    "/etc/hostname",
+    "sub/../../secret.mp4",
+    "",
+    "a.mp4\0",
+]
+_PATHS += [
+    "sub\\b.mkv",
+    "C:/x.mp4",
+    "é.mp4",
+    "e\u0301.mp4",
+    "a.mp4/",
+    "./a.mp4",
+    "missing.mp4",
+    "x" * 300,
+    "\ud800.mp4",
+]
+_VALUES = [None, True, -1, 0, 1e308, 10**400, float("nan"), "upper_body", "train", [], {}, [[]], "\x00", "a" * 5000]
+_KEYS = ["video", "garment", "garment_mask", "garment_category", "tryon_garment", "split", "actions", "front_seqs"]
+_KEYS += ["global_caption", "garmnet", "paired_image", "image", "subdir", "category", "__class__", ""]
+
+
+def _odd_value(rng: np.random.Generator, depth: int = 0) -> Any:
+    """Something that a person, a program or an attacker may write into a manifest."""
+    kind = rng.integers(0, 5)
+    if kind == 0 and depth < 3:
+        return {_KEYS[rng.integers(len(_KEYS))]: _odd_value(rng, depth + 1) for _ in range(rng.integers(0, 4))}
+    if kind == 1 and depth < 3:
+        return [_odd_value(rng, depth + 1) for _ in range(rng.integers(0, 4))]
+    if kind == 2:
+        action = {"action": "other", "start_s": 0.1, "end_s": 0.3, "text": "x"}
+        return [action | {str(rng.choice(list(action))): _VALUES[rng.integers(len(_VALUES))]}]
+    source = _PATHS if kind == 3 else _VALUES
+    return source[rng.integers(len(source))]
+
+
+def odd_manifest(rng: np.random.Generator) -> bytes:
+    """Lines with odd keys and values, of which the bytes are mutated half of the time."""
+    lines = []
+    for _ in range(rng.integers(1, 7)):
+        line = {"video": _PATHS[rng.integers(len(_PATHS))], "garment": "garments/p.png"}
+        if rng.random() < 0.5:
+            line["image"] = line["paired_image"] = "garments/p.png"
+        line |= {_KEYS[rng.integers(len(_KEYS))]: _odd_value(rng) for _ in range(rng.integers(0, 4))}
+        lines.append(json.dumps(line, ensure_ascii=bool(rng.integers(2))))
+    text = "\n".join(lines).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.5:
+        text = bytes(MUTATIONS[rng.integers(0, len(MUTATIONS))](bytearray(text), b"[" * 9000, rng))
+    return text
+
+
+def fuzz_manifests(seed: int, count: int) -> Counter[str]:
+    """Read odd manifests of both formats; how many lines were right and wrong.
+
+    Raises:
+        AssertionError: A line leads out of its folder, a file is in no row, or a line changes by being written again.
+        Exception: Whatever a reader raises that it does not announce.
+    """
+    rng, kinds, ours = np.random.default_rng(seed), Counter[str](), set(ManifestEntry.model_fields)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "zone" / "b"
+        (Path(scratch) / "zone" / "secret.mp4").parent.mkdir()
+        (Path(scratch) / "zone" / "secret.mp4").write_bytes(b"what must not be read")
+        files = ["a.mp4", "sub/b.mkv", "garments/p.png", "é.mp4"]
+        for name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(name.encode())
+        for number in range(count):
+            text = odd_manifest(rng)
+            (root / "manifest.jsonl").write_bytes(text)
+            inventory = take_inventory(root)
+            there = {v.path for v in inventory.videos if v.file}
+            assert {"a.mp4", "sub/b.mkv", "é.mp4"} <= there, f"{number}: a file is in no row"
+            for found in [*inventory.videos, *inventory.photos.values()]:
+                assert found.file is None or found.file.location.is_relative_to(root.resolve()), (
+                    f"{number}: {found.path}"
+                )
+                assert found.file or found.problem, f"{number}: a row without a file has no reason"
+            for line in parse_manifest(text.split(b"\n")):
+                kinds["right" if line.entry else "wrong"] += 1
+                if line.entry:
+                    # Keys that are not ours may lose values that JSON does not know, such as NaN.
+                    (again,) = parse_manifest([line.entry.as_json().encode()])
+                    before, after = (e and e.model_dump(include=ours) for e in (line.entry, again.entry))
+                    assert before == after, f"{number}: a line changes by being written again: {before}, {after}"
+            store = DeltaStore(Path(scratch) / "lake")
+            (root / "train_data.jsonl").write_bytes(text)
+            try:
+                land_catv2ton(root / "train_data.jsonl", store, "c")
+            except (OSError, ValueError, LookupError):
+                kinds["lists refused"] += 1
+            else:
+                kinds["lists landed"] += 1
+            (root / "train_data.jsonl").unlink()
+            assert not list((Path(scratch) / "lake").rglob("secret.mp4")), f"{number}: a list leads out of its folder"
+            shutil.rmtree(Path(scratch) / "lake", ignore_errors=True)
+    return kinds
 
 
 def main() -> int:

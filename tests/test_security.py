@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from pipelines.checkpoints.train import CheckpointMissing, checkpoint_folder
 from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.inventory import take_inventory
 from pipelines.ingest.landing import landing_folder, validate_batch
@@ -43,9 +44,11 @@ def test_the_ui_listens_on_loopback_only(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
     monkeypatch.setattr(os, "chdir", lambda _: None)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("ITRYON_LAKE", "lake")
     assert CliRunner().invoke(app, ["ui", "--port", "3456"]).exit_code == 0
     (command,) = started
     assert command[command.index("-h") + 1] == "127.0.0.1" and command[command.index("-p") + 1] == "3456"
+    assert os.environ["ITRYON_LAKE"] == str(Path("lake").resolve()), "the servers work in another folder"
     assert CliRunner().invoke(app, ["ui", "--host", "0.0.0.0"]).exit_code != 0, "there is no option to open it"
 
 
@@ -94,6 +97,25 @@ def test_no_name_of_a_batch_leaves_the_landing_zone(name):
         return
     folder = landing_folder(DeltaStore("/lake"), name)
     assert Path(os.path.normpath(folder)).parent == Path("/lake/landing") and folder.name == name
+
+
+@given(paths)
+@settings(max_examples=200, deadline=None)
+def test_no_clip_of_a_training_manifest_and_no_checkpoint_lies_outside_of_the_lake(uri):
+    from models.training.blobs import Blobs
+
+    blobs, lake = Blobs("/lake"), DeltaStore("/lake")
+    try:
+        _, path = blobs._path(uri)
+    except OSError as e:
+        assert "leads out of" in str(e)
+    else:
+        assert os.path.normpath(path) == "/lake" or os.path.normpath(path).startswith("/lake/")
+    with pytest.raises(CheckpointMissing):  # There is no folder /lake here: whatever passes is looked for inside of it.
+        checkpoint_folder(lake, {"checkpoint_id": "c", "uri": uri})
+    for uri in ("checkpoints/../../etc", "/etc", "../etc", "tables/pose"):
+        with pytest.raises(CheckpointMissing, match="is no checkpoint folder"):
+            checkpoint_folder(lake, {"checkpoint_id": "c", "uri": uri})
 
 
 OUTSIDE = ("secret.mp4", "private/secret.mp4", "../secret.mp4", "/etc/hostname")
@@ -189,6 +211,23 @@ def test_no_foreign_file_is_unpickled():
             assert keywords.get("allow_pickle", "False") == "False", where
 
 
+def test_every_network_is_read_from_safetensors():
+    """diffusers and transformers fall back to pickles where a folder has no safetensors; they must not."""
+    seen = 0
+    for path, tree in _sources():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith(".from_pretrained"):
+                continue
+            name = ast.unparse(node.func).removesuffix(".from_pretrained")
+            # What holds no weights, and the one that hands its arguments on.
+            if name.endswith(("Tokenizer", "Processor")) or name == "super()":
+                continue
+            seen += 1
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert keywords.get("use_safetensors") == "True", f"{path}:{node.lineno}"
+    assert seen >= 8
+
+
 # --- secrets ---
 
 
@@ -244,6 +283,52 @@ def test_the_key_of_a_language_model_is_written_nowhere(tmp_path, moving_video, 
     assert any(p.suffix == ".db" for p in files), "the history is among the files that are searched"
     assert any("cache/vlm" in p.as_posix() for p in files)
     assert [p for p in files if KEY.encode() in p.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_the_keys_of_an_object_store_are_written_nowhere(tmp_path, moving_video, monkeypatch, capfd):
+    """Neither when all goes well nor when the store refuses, which is when libraries print what they asked for."""
+    pytest.importorskip("moto", reason="the extra `dev` is not installed: it brings the S3 server")
+    boto3 = pytest.importorskip("boto3")
+    from dagster_project.instance import run_job
+    from tests.faults.proxy import Proxy, Trouble
+    from tests.s3_store import S3Store
+
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "AKIATEST5E0F1C2B7A9D",
+        "AWS_SECRET_ACCESS_KEY": "secret-5e0f1c2b7a9d4e6f",
+        "AWS_SESSION_TOKEN": "token-9d4e6f5e0f1c2b7a",
+    }
+    home, landing = tmp_path / "home", tmp_path / "landing"
+    with S3Store() as server, Proxy(server.environment["AWS_ENDPOINT_URL"]) as proxy:
+        for name, value in (server.environment | secrets | {"ITRYON_LAKE": "s3://bucket-of-keys/lake"}).items():
+            monkeypatch.setenv(name, value)
+        for name, path in (("DAGSTER_HOME", home), ("ITRYON_LANDING", landing), ("XDG_CACHE_HOME", tmp_path / "cache")):
+            monkeypatch.setenv(name, str(path))
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="bucket-of-keys")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        (landing / BATCH).mkdir(parents=True)
+        (landing / BATCH / "a.mp4").write_bytes(moving_video.read_bytes())
+        config = {"ingest": {"workers": 1}}
+        assets = ["videos", "garments"]
+        results = [run_job("annotate", batch=BATCH, assets=assets, resources=config)]
+        proxy.trouble(Trouble(errors=1.0, status=403))
+        results.append(run_job("annotate", batch=BATCH, assets=assets, resources=config))
+        seen = proxy.trouble(Trouble())
+        assert [r.success for r in results] == [True, False] and seen["injected"] > 0
+        listed = client.list_objects_v2(Bucket="bucket-of-keys")["Contents"]
+        stored = [client.get_object(Bucket="bucket-of-keys", Key=o["Key"])["Body"].read() for o in listed]
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        texts = [repr(instance.all_logs(r.run_id)) + repr(instance.get_run_by_id(r.run_id)) for r in results]
+    assert any("403" in t for t in texts), "the refusal is among what is searched"
+    output = capfd.readouterr()
+    texts += [output.out, output.err]
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".db" for p in files) and len(stored) > 20
+    for secret in secrets.values():
+        assert not any(secret in t for t in texts)
+        assert not any(secret.encode() in data for data in (*stored, *(p.read_bytes() for p in files)))
 
 
 def test_a_password_in_the_url_of_an_endpoint_is_refused():

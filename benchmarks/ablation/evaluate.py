@@ -86,11 +86,14 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
             source = _frames(truth / record["video"])
             done, undone = (_frames(truth / record[k]) for k in ("counterfactual", "undone"))
             results = {}
-            for name, spans in (("asked", None), ("unasked", [])):
+            # What captions do not reach is the same with them and without.
+            asks = (("asked", None), ("unasked", [])) if loaded.use_actions else (("asked", None),)
+            for name, spans in asks:
                 target = Path(folder) / f"{name}.mp4"
                 path = store.blobs.local_path(video["uri"])
                 tryon_video(loaded, path, [garment], annotations_of(store, video), target, wanted, spans=spans)
                 results[name] = _frames(target)
+            results.setdefault("unasked", results["asked"])
             row: dict[str, Any] = {"clip": record["video"]}
             for name, result in results.items():
                 row[name], frames = nearness(result, done, undone)

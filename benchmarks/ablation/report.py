@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +10,10 @@ import numpy as np
 
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, Row, jobs
 from benchmarks.ablation.run import RESULTS, read_result
-from pipelines.evaluation.bootstrap import cluster_draws, percentile_interval
+from pipelines.evaluation.ablation import AblationClip, Interval
+from pipelines.evaluation.ablation import summary as summarise
 
-_DRAWS = 2000
-_MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
-    "isr": lambda clip: float(clip["asked"] > 0.5),
-    "false": lambda clip: float(clip["unasked"] > 0.5),
-    "nearness": lambda clip: clip["asked"],
-    "error": lambda clip: clip["error"],
-    "error_interaction": lambda clip: clip["error_interaction"],
-}
 MOST_SEEDS = 9
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def percent(self) -> str:
-        """As percent."""
-        return f"{100 * self.mean:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f})"
-
-    def number(self) -> str:
-        """Three decimals."""
-        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-def interval(values: np.ndarray, seed: int = 0) -> Interval:
-    """Mean over seeds and clips, and its bootstrap interval; clips and seeds are drawn with replacement.
-
-    Args:
-        values: (seeds, clips).
-        seed: Of the bootstrap.
-    """
-    seeds, clips = values.shape
-    of_seeds, of_clips = cluster_draws([seeds, clips], _DRAWS, seed)
-    means = np.einsum("bs,sc,bc->b", of_seeds, values, of_clips, optimize=True) / values.size
-    found = percentile_interval(means, 0.95)
-    assert found is not None
-    return Interval(float(values.mean()), *found)
 
 
 def measured(settings: AblationSettings, folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
@@ -66,15 +26,12 @@ def measured(settings: AblationSettings, folder: Path = RESULTS) -> dict[str, li
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, Interval]:
-    """Measure -> mean and interval of one row.
+    """Measure -> mean and interval of one row, as on the leaderboard.
 
     Raises:
         ValueError: The seeds were measured on different clips.
     """
-    names = {tuple(c["clip"] for c in r["clips"]) for r in results}
-    if len(names) != 1:
-        raise ValueError("the seeds of a row were measured on different clips: delete its results and run again")
-    return {k: interval(np.array([[f(c) for c in r["clips"]] for r in results])) for k, f in _MEASURES.items()}
+    return summarise([[AblationClip.model_validate(c) for c in r["clips"]] for r in results])
 
 
 def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]]) -> str:
@@ -84,7 +41,8 @@ def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]])
     lines = [
         "# The ablation in small\n",
         "Made by `make ablation`; one file of figures a row and seed in `results/`.\n",
-        f"{settings.steps} steps of {settings.batch_size} from random weights for every row, "
+        f"{settings.steps} steps of {settings.batch_size} for every row, all from one network that saw ordinary clips "
+        f"alone for {settings.base_steps}; "
         f"{settings.interactive_clips} rendered clips with zips, {settings.ordinary_clips} without interactions, "
         f"{len(some['clips'])} held-back interactions in another garment; 95 % bootstrap intervals over clips and "
         "seeds. ISR: the result is nearer to "

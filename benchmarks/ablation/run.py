@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.ablation.data import training_manifest
-from benchmarks.ablation.plan import AblationSettings, Job
+from benchmarks.ablation.plan import BASE, AblationSettings, Job, Row
 from pipelines.store import DeltaStore
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,11 +72,12 @@ def run_jobs(
     manifests = {batches: training_manifest(store, batches) for batches in {job.row.batches for job in todo}}
     started, left = time.monotonic(), []
     failures = []
+    base = train_base(settings, store, work) if todo else None
 
     def one(job: Job) -> Job | None:
         if stop_after_s is not None and time.monotonic() - started > stop_after_s:
             return job
-        _run(job, settings, store, work, *manifests[job.row.batches])
+        _run(job, settings, store, work, base, *manifests[job.row.batches])
         return None
 
     with ThreadPoolExecutor(workers) as pool:
@@ -94,38 +96,82 @@ def run_jobs(
     return left
 
 
-def _run(
-    job: Job, settings: AblationSettings, store: DeltaStore, work: Path, manifest: Path, training_set: str
-) -> None:
-    folder = work / "runs" / settings.digest / job.name
+def train_base(settings: AblationSettings, store: DeltaStore, work: Path) -> Path:
+    """Train what all rows start from, unless it is there.
+
+    Args:
+        settings: Size.
+        store: The ablation's lake.
+        work: Folder for checkpoints and logs.
+
+    Returns:
+        Folder of its checkpoint.
+
+    Raises:
+        JobFailed: The training failed.
+    """
+    manifest, training_set = training_manifest(store, BASE.batches)
+    of = [training_set, settings.model, settings.base_steps, settings.batch_size, settings.learning_rate]
+    folder = work / "bases" / hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+    return _train(folder, BASE, 0, settings.base_steps, None, settings, store, manifest, training_set)
+
+
+def _train(
+    folder: Path,
+    row: Row,
+    seed: int,
+    steps: int,
+    base: Path | None,
+    settings: AblationSettings,
+    store: DeltaStore,
+    manifest: Path,
+    training_set: str,
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "preset": "nano",
-        "model": settings.model | job.row.model,
+        "init_from": None if base is None else str(base),
+        "model": settings.model | row.model,
         "manifest": str(manifest),
         "blob_root": store.root,
         "training_set_id": training_set,
         "output_dir": str(folder / "training"),
-        "steps": settings.steps,
+        "steps": steps,
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "lr_schedule": "cosine",
-        "warmup_steps": settings.steps // 20,
+        "warmup_steps": steps // 20,
         "ema_decay": 0.99,
         "precision": "fp32",
         "flow_shift": 3.0,
-        "seed": job.seed,
+        "unmasked_weight": 0.1,
+        "loss_space": "pixel",
+        "seed": seed,
         "threads": 1,
         "log_every": 50,
         "checkpoint_every": 250,
         "keep_last": 1,
         "tensorboard": False,
-        **job.row.training,
+        **row.training,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    (folder / "settings.json").write_text(settings.model_dump_json())
     _call(folder / "training.log", "-m", "models.training", "--config", str(folder / "config.json"))
-    checkpoint, measured = folder / "training" / "final", folder / "measured.json"
+    return folder / "training" / "final"
+
+
+def _run(
+    job: Job,
+    settings: AblationSettings,
+    store: DeltaStore,
+    work: Path,
+    base: Path | None,
+    manifest: Path,
+    training_set: str,
+) -> None:
+    folder = work / "runs" / settings.digest / job.name
+    checkpoint = _train(folder, job.row, job.seed, settings.steps, base, settings, store, manifest, training_set)
+    measured = folder / "measured.json"
+    (folder / "settings.json").write_text(settings.model_dump_json())
     if not measured.is_file():
         options = {
             "--checkpoint": checkpoint,
@@ -139,6 +185,7 @@ def _run(
     summary = json.loads((folder / "training" / "summary.json").read_text())
     result = {
         "row": job.row.name,
+        "title": job.row.title,
         "seed": job.seed,
         "settings": settings.digest,
         "training_set": training_set,

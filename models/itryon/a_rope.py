@@ -32,28 +32,27 @@ class ActionContext(NamedTuple):
     Attributes:
         states: Embedded caption tokens of all segments in time order, (B, S * L, dim); or, prepared, their turned keys
             and values.
-        query_rotary: cos and sin for queries, each (B, N, 1, head_dim / 2), float32; N patch tokens. Prepared, their
-            complex numbers.
+        query_rotary: exp(i angle) for queries, (B, N, 1, head_dim / 2), complex64; N patch tokens.
         key_rotary: The same for keys, (B, S * L, 1, head_dim / 2).
         mask: Which token sees which caption token, (B, 1, 1 or N, S * L) bool; None where all see all.
         gate: 1 for tokens that take part, 0 for those of reference frames or without any visible caption, (B, N, 1).
     """
 
     states: Text
-    query_rotary: tuple[torch.Tensor, torch.Tensor] | torch.Tensor
-    key_rotary: tuple[torch.Tensor, torch.Tensor]
+    query_rotary: torch.Tensor
+    key_rotary: torch.Tensor
     mask: torch.Tensor | None
     gate: torch.Tensor
 
 
-def rotary_angles(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of 1D RoPE; positions (B, N) -> two tensors (B, N, 1, head_dim / 2), float32.
+def rotary_angles(positions: torch.Tensor, head_dim: int, theta: float) -> torch.Tensor:
+    """exp(i angle) of 1D RoPE; positions (B, N) -> (B, N, 1, head_dim / 2), complex64.
 
     Pair j of the head's channels turns by `position * theta ** (-2 j / head_dim)`.
     """
     rates = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim)
     angles = positions.to(torch.float32)[..., None, None] * rates.to(positions.device, torch.float32)
-    return angles.cos(), angles.sin()
+    return torch.complex(angles.cos(), angles.sin())
 
 
 def action_context(
@@ -114,8 +113,9 @@ def visible_only(context: ActionContext) -> ActionContext:
     if context.mask is None:
         return context
     seen = context.mask.any(2).flatten(0, 1).any(0)
-    cos, sin = (part[:, seen] for part in context.key_rotary)
-    return context._replace(states=states[:, seen], key_rotary=(cos, sin), mask=context.mask[..., seen])
+    return context._replace(
+        states=states[:, seen], key_rotary=context.key_rotary[:, seen], mask=context.mask[..., seen]
+    )
 
 
 class ActionRopeAttnProcessor:
@@ -177,9 +177,4 @@ class ActionAttention(WanAttention):
         """The context with this layer's keys, turned, and values."""
         assert isinstance(action.states, torch.Tensor)
         key, value = project(self, action.states)
-        return action._replace(
-            states=KeyValue(turn(key, action.key_rotary), value, None),
-            query_rotary=torch.complex(*action.query_rotary)
-            if isinstance(action.query_rotary, tuple)
-            else action.query_rotary,
-        )
+        return action._replace(states=KeyValue(turn(key, action.key_rotary), value, None))

@@ -83,7 +83,7 @@ class ITryOnTransformerBlock(WanTransformerBlock):
         hidden_states: torch.Tensor,
         encoder_hidden_states: Text,
         temb: torch.Tensor,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | torch.Tensor,
+        rotary_emb: torch.Tensor,
         action: ActionContext | None = None,
         control_hint: torch.Tensor | None = None,
         control_scale: torch.Tensor | float = 1.0,
@@ -94,7 +94,7 @@ class ITryOnTransformerBlock(WanTransformerBlock):
             hidden_states: Tokens, (B, N, dim).
             encoder_hidden_states: The global caption: states (B, L, dim), or their keys and values.
             temb: Modulation of the timestep, (B, 6, dim); (1, 6, dim) with keys and values.
-            rotary_emb: Angles of the stock 3D RoPE: cos and sin, or complex numbers.
+            rotary_emb: Angles of the stock 3D RoPE as complex numbers, (1, N, 1, head_dim / 2).
             action: Action captions; None skips action attention.
             control_hint: What the VACE branch adds behind this block, (B, N, dim).
             control_scale: Its weight, a scalar.
@@ -135,7 +135,7 @@ class ITryOnVACETransformerBlock(WanVACETransformerBlock):
         encoder_hidden_states: Text,
         control_hidden_states: torch.Tensor,
         temb: torch.Tensor,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | torch.Tensor,
+        rotary_emb: torch.Tensor,
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The hint for a main block, and what the next VACE block reads; (B, N, dim) each.
 
@@ -144,7 +144,7 @@ class ITryOnVACETransformerBlock(WanVACETransformerBlock):
             encoder_hidden_states: The global caption: states (B, L, dim), or their keys and values.
             control_hidden_states: Tokens of the VACE branch, (B, N, dim).
             temb: Modulation of the timestep, (B, 6, dim); (1, 6, dim) with keys and values.
-            rotary_emb: Angles of the stock 3D RoPE: cos and sin, or complex numbers.
+            rotary_emb: Angles of the stock 3D RoPE as complex numbers, (1, N, 1, head_dim / 2).
         """
         fused = isinstance(encoder_hidden_states, KeyValue)
         states = control_hidden_states

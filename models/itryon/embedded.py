@@ -24,3 +24,11 @@ def embedded_digest() -> str:
 def checkpoint_source(name: str) -> str:
     """Folder or Hub model of a name in `init_from`: the embedded checkpoint's folder, or the name itself."""
     return str(EMBEDDED_DIR) if name == EMBEDDED else name
+
+
+def names_folder(source: str) -> bool:
+    """Whether a name in `init_from` is a folder's, there or gone: not the embedded checkpoint's or a Hub model's."""
+    path = Path(source)
+    if source == EMBEDDED:
+        return False
+    return path.is_dir() or path.is_absolute() or source.startswith(".") or source.count("/") != 1

@@ -26,7 +26,7 @@ class StepInvariants:
     """Conditions of one forward pass, or of all steps of a window.
 
     Attributes:
-        rotary: 3D RoPE: cos and sin as in the stock model; prepared, their complex numbers (1, N, 1, head_dim / 2).
+        rotary: 3D RoPE as complex numbers, (1, N, 1, head_dim / 2).
         control: Embedded control channels, (B or 1, N, dim).
         hands: What the guider adds to the tokens, (B or 1, N, dim); None without hands.
         text: What each main block reads of the global caption.
@@ -35,7 +35,7 @@ class StepInvariants:
         prepared: Whether keys and values are there. Then all clips of a batch must share the timestep.
     """
 
-    rotary: torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+    rotary: torch.Tensor
     control: torch.Tensor
     hands: torch.Tensor | None
     text: Sequence[Text]
@@ -140,7 +140,7 @@ def plain_conditions(
             hard_mask=model.config.action_hard_mask,
         )
     return StepInvariants(
-        model.rope(latents),
+        complex_rotary(*model.rope(latents)),
         model.vace_patch_embedding(control).flatten(2).transpose(1, 2),
         model.guider(hand_hidden_states, hand_frame_mask)
         if hand_hidden_states is not None and model.guider is not None
@@ -159,9 +159,8 @@ def projected(model: Any, plain: StepInvariants, bias: torch.Tensor | None) -> S
         key, value = project(block.attn2, states)
         return KeyValue(key, value, None if bias is None else bias.to(key.dtype))
 
-    cos, sin = plain.rotary
     return StepInvariants(
-        complex_rotary(cos, sin),
+        plain.rotary,
         plain.control,
         plain.hands,
         [memory(block, states) for block, states in zip(model.blocks, plain.text)],

@@ -51,6 +51,7 @@ def itryon_loss(
     weight: float = 0.5,
     reduction: ActionReduction = "as_written",
     sample_weight: torch.Tensor | None = None,
+    element_weight: torch.Tensor | None = None,
 ) -> Loss:
     """Action-aware constraint loss (paper, AC loss): L = L_std + lambda * E[||M * (v_hat - v)||^2].
 
@@ -62,6 +63,8 @@ def itryon_loss(
         reduction: `as_written` takes the expectation over all elements, as the paper writes it: with few interaction
             frames the term is small. `mean_over_mask` takes it over the elements inside the mask.
         sample_weight: (B,), weight of each sample's timestep, in both terms.
+        element_weight: Not negative, broadcast to the prediction: how much each channel or position counts, in both
+            terms. Means over elements become weighted means. All count alike by default.
 
     Raises:
         ValueError: Shapes that do not fit.
@@ -71,6 +74,12 @@ def itryon_loss(
     error = (prediction.float() - target.float()).square()
     if sample_weight is not None:
         error = error * sample_weight.float().view(-1, *[1] * (error.ndim - 1))
+    if element_weight is not None:
+        try:
+            share = element_weight.to(error).expand_as(error)
+        except RuntimeError:
+            raise ValueError(f"Weights {tuple(element_weight.shape)} for errors {tuple(error.shape)}") from None
+        error = error * (share / share.mean().clamp(min=torch.finfo(error.dtype).tiny))
     std = error.mean()
     if action_mask is None:
         return Loss(std, std, std.new_zeros(()))

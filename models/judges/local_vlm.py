@@ -127,7 +127,10 @@ class LocalVlmJudge(VotingJudge):
         try:
             processor = AutoProcessor.from_pretrained(self._folder, local_files_only=True)
             model = AutoModelForImageTextToText.from_pretrained(
-                self._folder, local_files_only=True, dtype=self._dtype(torch.device(device))
+                self._folder,
+                local_files_only=True,
+                dtype=self._dtype(torch.device(device)),
+                use_safetensors=True,
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise JudgeError(f"{self._folder} cannot be read as an image-text-to-text model: {error}") from error

@@ -51,7 +51,7 @@ class TextEncoder:
         self._from_cache = folder is None
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         with _no_progress_bar():
-            self.model = BertModel.from_pretrained(self.folder, local_files_only=True)
+            self.model = BertModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
         self.model.eval().requires_grad_(False).to(device)
 
     def encode(self, captions: Sequence[str], max_length: int = MAX_LENGTH) -> tuple[torch.Tensor, torch.Tensor]:

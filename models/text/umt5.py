@@ -31,7 +31,11 @@ def load_umt5(
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, subfolder="tokenizer", local_files_only=local_files_only)
         model = UMT5EncoderModel.from_pretrained(
-            checkpoint, subfolder="text_encoder", torch_dtype=dtype, local_files_only=local_files_only
+            checkpoint,
+            subfolder="text_encoder",
+            torch_dtype=dtype,
+            local_files_only=local_files_only,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(

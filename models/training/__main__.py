@@ -1,7 +1,7 @@
 """`python -m models.training --config FILE`: train, or go on training, until done or told to stop.
 
 Exit codes: 0 done; 2 refused (configuration, data or checkpoint; the message says what to do); 3 the loss is no number
-any more; 128 + signal when stopped with its state saved.
+any more; 4 the disk is full; 128 + signal when stopped with its state saved.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ def _run(
     arguments: argparse.Namespace,
     open_reader: Callable[[TrainConfig], ClipReader] | None,
 ) -> tuple[int, str | None]:
+    from safetensors import SafetensorError
+
+    from models.filesystem import disk_is_full
     from models.training.checkpoint import CheckpointError
     from models.training.config import TrainingRefused
     from models.training.data import DataError
@@ -113,6 +116,11 @@ def _run(
         return 3, _tell(pipes, f"Training stopped: {e}")
     except Interrupted as e:
         return 128 + e.signum, _tell(pipes, str(e))
+    except (OSError, RuntimeError, SafetensorError) as e:
+        if not disk_is_full(e):
+            raise
+        text = f"Training stopped: the disk of {config.output_dir} is full: free some space and run again"
+        return 4, _tell(pipes, f"{text}; it goes on from its last checkpoint")
     shown = ("checkpoint", "steps", "final_loss", "step_seconds_median", "samples_per_second", "peak_memory_mb")
     print(json.dumps({k: summary[k] for k in shown}), flush=True)
     return 0, None

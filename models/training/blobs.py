@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ class Blobs:
         return {"root": self.root, "_opened": None}
 
     def _path(self, uri: str) -> tuple[fs.FileSystem, str]:
+        if ".." in PurePosixPath(uri).parts or PurePosixPath(uri).is_absolute():
+            raise OSError(f"{uri!r} leads out of {self.root}: the manifest was changed; materialise training_set again")
         if self._opened is None:
             self._opened = open_root(self.root)
         system, base = self._opened

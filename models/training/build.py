@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from models.itryon.embedded import checkpoint_source
+from models.itryon.embedded import checkpoint_source, names_folder
 from models.itryon.presets import preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.checkpoint import CheckpointError, TrainingState, read_state
@@ -115,11 +115,11 @@ def _load(source: str, config: TrainConfig, overrides: dict) -> Any:
     local = folder.is_dir()
     if local and not (folder / "transformer").is_dir():
         raise CheckpointError(f"{source} is no checkpoint: it has no folder transformer/")
-    if not local and (folder.is_absolute() or source.startswith(".") or source.count("/") != 1):
+    if not local and names_folder(source):
         raise CheckpointError(f"There is no checkpoint {source}")
     try:
         model = ITryOnTransformer3DModel.from_pretrained(
-            source, subfolder="transformer", torch_dtype=torch.float32, **overrides
+            source, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True, **overrides
         )
     except (OSError, SafetensorError, ValueError, RuntimeError) as e:
         raise CheckpointError(f"The weights of {source} cannot be loaded for preset {config.preset}: {e}") from e

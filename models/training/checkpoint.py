@@ -135,7 +135,10 @@ class Checkpoints:
         """Delete what a killed run left half-written."""
         for base in (self.root, self.folder):
             for path in base.glob(".*.tmp"):
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint, ascending."""

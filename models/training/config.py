@@ -90,6 +90,20 @@ class TrainConfig(BaseModel):
         description="Mean of the action term over all elements, as the paper writes it, or inside the mask",
     )
 
+    unmasked_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Weight of both loss terms where nothing is repainted, reference frames included; elsewhere it is "
+        "1. Try-on keeps those pixels as they are, so a small network need not spend its capacity on them",
+    )
+
+    loss_space: Literal["latent", "pixel"] = Field(
+        default="latent",
+        description="latent: all latent channels count alike, as in the paper. pixel: each counts as much as it shows "
+        "in the picture; for the nano autoencoder, most of whose channels hold faint detail",
+    )
+
     # Condition dropout, for classifier-free guidance at inference
     caption_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples with an empty global caption")
     action_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of samples with empty action captions")
@@ -158,6 +172,14 @@ class TrainConfig(BaseModel):
     def _warmup_fits(self) -> TrainConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_are_known(self) -> TrainConfig:
+        if self.loss_space == "pixel":
+            nano, mine = (p["in_channels"] for p in (preset("nano"), preset(self.preset) | self.model))
+            if mine != nano:
+                raise ValueError(f"loss_space pixel is for the {nano} channels of the nano autoencoder, not for {mine}")
         return self
 
     @property

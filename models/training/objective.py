@@ -15,6 +15,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from models.itryon.losses import Loss, add_noise, flow_matching_target, itryon_loss
 from models.training.config import TrainConfig
 from models.training.data import Batch
+from models.vae import nano_pixel_energy
 
 _TIMESTEPS = 1000
 
@@ -26,11 +27,13 @@ class Conditions:
     Attributes:
         target: Clean latents, (B, z, Tr, h, w).
         action_mask: (B, Tr) M_action, 0 on reference frames.
+        repainted: (B, 1, Tr, h, w) bool, latent positions with a pixel to repaint; none in reference frames.
         kwargs: Keyword arguments of the transformer besides noisy latents and timestep.
     """
 
     target: torch.Tensor
     action_mask: torch.Tensor
+    repainted: torch.Tensor
     kwargs: dict[str, torch.Tensor | None]
 
 
@@ -94,6 +97,7 @@ def prepare_conditions(batch: Batch, config: TrainConfig, generator: torch.Gener
     return Conditions(
         target=torch.cat([reference, batch.target], 2),
         action_mask=_behind(views, batch.action_mask),
+        repainted=torch.nn.functional.pad((batch.mask > 0).any(1, keepdim=True), (0, 0, 0, 0, views, 0)),
         kwargs={
             "encoder_hidden_states": caption,
             "control_hidden_states": control,
@@ -132,7 +136,19 @@ def training_losses(model: torch.nn.Module, batch: Batch, config: TrainConfig, g
         conditions.action_mask,
         weight=config.lambda_action,
         reduction=config.action_loss_reduction,
+        element_weight=element_weight(conditions, config),
     )
+
+
+def element_weight(conditions: Conditions, config: TrainConfig) -> torch.Tensor | None:
+    """How much each element of the error counts, (B, C or 1, Tr, h, w); None where all count alike, as in the paper."""
+    weight = None
+    if config.unmasked_weight < 1:
+        weight = conditions.repainted.float().clamp(min=config.unmasked_weight)
+    if config.loss_space == "pixel":
+        energy = torch.tensor(nano_pixel_energy(), device=conditions.target.device).view(1, -1, 1, 1, 1)
+        weight = energy if weight is None else weight * energy
+    return weight
 
 
 def _behind(views: int, values: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from models.itryon.embedded import names_folder
 from models.itryon.transformer import ITryOnTransformer3DModel
 
 _OF_ONE_MACHINE = ("manifest", "blob_root", "output_dir", "threads", "num_workers", "device")
@@ -23,15 +24,18 @@ def publish(checkpoint: Path, out: Path) -> None:
 
     Raises:
         FileNotFoundError: The folder is no export: `transformer/` or `training.json` is missing.
+        ValueError: A weight does not fit half precision.
     """
     state_file = checkpoint / "training.json"
     if not state_file.is_file() or not (checkpoint / "transformer").is_dir():
         raise FileNotFoundError(f"{checkpoint} is no trainer's export: name the folder `final` of a finished run")
     model = ITryOnTransformer3DModel.from_pretrained(
-        checkpoint / "transformer", torch_dtype=torch.float32, local_files_only=True
+        checkpoint / "transformer", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         parameter.data = parameter.data.half()
+        if not torch.isfinite(parameter.data).all():
+            raise ValueError(f"{checkpoint}: {name} holds values that half precision cannot hold")
     model.save_pretrained(out / "transformer")
     config_file = out / "transformer" / "config.json"
     config = json.loads(config_file.read_text())
@@ -39,9 +43,13 @@ def publish(checkpoint: Path, out: Path) -> None:
     config.pop("_name_or_path", None)
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     state = json.loads(state_file.read_text())
-    state["config"] = {k: v for k, v in state["config"].items() if k not in _OF_ONE_MACHINE}
+    state["config"] = {
+        k: None if isinstance(v, str) and Path(v).is_absolute() else v
+        for k, v in state["config"].items()
+        if k not in _OF_ONE_MACHINE
+    }
     state["extra"] = {}
-    if state.get("parent") and Path(state["parent"]).is_dir():
+    if state.get("parent") and names_folder(state["parent"]):
         state["parent"] = state["config"]["init_from"] = None
     (out / "training.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
 
@@ -54,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         publish(args.checkpoint, args.out)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     weights = args.out / "transformer" / "diffusion_pytorch_model.safetensors"
     print(f"{args.out}: {weights.stat().st_size / 1e6:.1f} MB")

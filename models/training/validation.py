@@ -150,7 +150,9 @@ def _load_vae(source: str) -> Any:
         raise TrainingRefused(
             f"validation_vae: {source} has no folder vae/: give nano, or a Wan2.1 checkpoint in diffusers layout"
         )
-    vae = AutoencoderKLWan.from_pretrained(source, subfolder="vae", torch_dtype=torch.bfloat16, local_files_only=True)
+    vae = AutoencoderKLWan.from_pretrained(
+        source, subfolder="vae", torch_dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
+    )
     return vae.eval().requires_grad_(False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,17 @@ def nano_vae_digest() -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=1)
+def nano_pixel_energy() -> tuple[float, ...]:
+    """What a unit of each of the 32 standardised latent channels is in pixels, squared.
+
+    The channels are coordinates along orthonormal components, divided by `latents_std`: squared errors weighted by
+    these add up to those of pixels, within what the components can hold.
+    """
+    deviations = json.loads((NANO_VAE_DIR / "config.json").read_text())["latents_std"]
+    return tuple(d * d for d in deviations)
+
+
 def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> PatchAutoencoder:
     """The nano autoencoder, frozen and in evaluation mode.
 
@@ -39,5 +51,7 @@ def load_nano_vae(device: str | torch.device = "cpu", dtype: torch.dtype | None 
 
     from models.vae.patch_autoencoder import PatchAutoencoder
 
-    vae = PatchAutoencoder.from_pretrained(NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True)
+    vae = PatchAutoencoder.from_pretrained(
+        NANO_VAE_DIR, torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+    )
     return vae.to(device).eval().requires_grad_(False)

@@ -6,6 +6,7 @@ even when a download was cut off, the disk ran full or two processes fetched at 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -62,7 +63,10 @@ def cache_root(cache: str | os.PathLike[str] | None = None) -> Path:
 
 
 def path(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
-    """Local path of a file, or of a folder of files such as `minilm`.
+    """Local path of a file, or of a folder of files such as `minilm`; each file was hashed once by this process.
+
+    Whoever loads weights asks here for them, so a file that was changed in the cache is not loaded. That a file has the
+    right size says nothing of that.
 
     Args:
         name: Name in the registry.
@@ -70,15 +74,24 @@ def path(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 
     Raises:
         KeyError: The registry knows no such file.
-        MissingWeights: It is not in the cache, or has the wrong size.
+        MissingWeights: It is not in the cache, or its size or digest is not that of the registry.
     """
     root = cache_root(cache)
     for group, file in _under(name):
         found = root / file.name
+        remedy = f"run `itryon weights{'' if group.default else f' --group {group.name}'}` to get it"
         if not found.is_file() or found.stat().st_size != file.size:
-            option = "" if group.default else f" --group {group.name}"
-            raise MissingWeights(f"{file.name} is not in {root}: run `itryon weights{option}` to get it")
+            raise MissingWeights(f"{file.name} is not in {root}: {remedy}")
+        if _sha256_once(str(found), found.stat().st_mtime_ns, found.stat().st_ino) != file.sha256:
+            raise MissingWeights(f"{file.name} in {root} was changed, its SHA-256 is not the registry's: {remedy}")
     return root / name
+
+
+@functools.cache
+def _sha256_once(path: str, modified_ns: int, inode: int) -> str:
+    """Digest of a file, read once a process unless the file was changed since."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def digest(name: str) -> str:

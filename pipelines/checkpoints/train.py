@@ -10,13 +10,11 @@ import json
 import sys
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from platformdirs import user_cache_path
 from pyarrow import fs
 
 from models.filesystem import open_root
@@ -26,7 +24,9 @@ from pipelines.checkpoints.current import current_id
 from pipelines.checkpoints.settings import CODE_VERSION, TrainingSettings
 from pipelines.clips.settings import ClipsSettings
 from pipelines.stage import digest
+from pipelines.stage.base import scratch
 from pipelines.store import Commit, DeltaStore
+from pipelines.store.clock import later_than
 from pipelines.store.schemas import CHECKPOINTS, TRAINING_METRICS
 from pipelines.training_sets.build import manifest_path
 
@@ -81,15 +81,22 @@ def find_checkpoint(store: DeltaStore, checkpoint_id: str) -> dict[str, Any] | N
     return rows[0] if rows else None
 
 
+def starting_with(store: DeltaStore, digits: str) -> list[dict[str, Any]]:
+    """Rows of the checkpoints whose id starts with these digits; none without any digit."""
+    names = store.read(CHECKPOINTS, ["checkpoint_id"])["checkpoint_id"].to_pylist()
+    fitting = [n for n in names if digits and n.startswith(digits)]
+    return store.read(CHECKPOINTS, where={"checkpoint_id": fitting}).to_pylist() if fitting else []
+
+
 def named_checkpoint(store: DeltaStore, name: str) -> dict[str, Any]:
     """Row of the checkpoint that a setting names.
 
     Args:
         store: The lake.
-        name: `latest` for the newest one, `current` for the promoted one, or a checkpoint_id.
+        name: `latest` for the newest one, `current` for the promoted one, or a checkpoint_id or its first digits.
 
     Raises:
-        CheckpointMissing: There is none of that name.
+        CheckpointMissing: There is none of that name, or several start with these digits.
     """
     if name == LATEST:
         return newest_checkpoint(store)
@@ -97,6 +104,12 @@ def named_checkpoint(store: DeltaStore, name: str) -> dict[str, Any]:
     if name == CURRENT and promoted is None:
         raise CheckpointMissing("No checkpoint was promoted yet: run `itryon promote`, or choose `latest`")
     row = find_checkpoint(store, promoted or name)
+    if row is None and not promoted:
+        # The leaderboard prints the first digits.
+        fitting = starting_with(store, name)
+        if len(fitting) > 1:
+            raise CheckpointMissing(f"Several checkpoints start with {name!r}: give more of its digits")
+        row = fitting[0] if fitting else None
     if row is None:
         what = f"The promoted checkpoint {promoted} is gone" if promoted else f"There is no checkpoint {name!r}"
         raise CheckpointMissing(f"{what}: `itryon leaderboard` lists those there are")
@@ -221,7 +234,7 @@ def register_checkpoint(
         "steps": summary["steps"],
         "final_loss": summary["final_loss"],
         "seconds": summary["seconds"],
-        "created_at": datetime.now(UTC),
+        "created_at": later_than(store, CHECKPOINTS),
         "run_id": commit.run_id,
     }
     store.replace(CHECKPOINTS, pa.Table.from_pylist([row], CHECKPOINTS.schema), where, commit)
@@ -234,18 +247,41 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
     Raises:
         CheckpointMissing: The lake does not hold its files.
     """
+    parts = Path(row["uri"]).parts
+    if parts[:1] != ("checkpoints",) or ".." in parts:
+        raise CheckpointMissing(
+            f"{row['uri']!r} of checkpoint {row['checkpoint_id']} is no checkpoint folder of the lake"
+        )
     if "://" not in store.root:
         folder = Path(store.root) / row["uri"]
         if not folder.is_dir():
-            raise CheckpointMissing(f"The files of checkpoint {row['checkpoint_id']} are gone from {folder}")
+            raise CheckpointMissing(
+                f"The files of checkpoint {row['checkpoint_id']} are gone from {folder}: restore the folder from a "
+                "copy, or choose another checkpoint (`itryon leaderboard` lists them)"
+            )
         return folder
     cached = _scratch(store) / "cache" / row["checkpoint_id"]
     if not cached.is_dir():
         system, base = open_root(store.root)
-        temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}")
+        temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}.tmp")
         fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
         temporary.rename(cached)
     return cached
+
+
+def verify_weights(folder: Path, row: dict[str, Any]) -> None:
+    """Compare the weights in a checkpoint's folder with the digest in its row.
+
+    Raises:
+        CheckpointMissing: They were changed since they were trained.
+    """
+    from models.training.run import weights_sha256
+
+    if weights_sha256(folder / "transformer") != row["weights_sha256"]:
+        raise CheckpointMissing(
+            f"The weights of checkpoint {row['checkpoint_id']} in {folder} are not those that were trained: put them "
+            "back from a copy of the lake, or choose another checkpoint; `itryon leaderboard` lists them"
+        )
 
 
 def validation_sheet(store: DeltaStore, row: dict[str, Any]) -> bytes | None:
@@ -259,9 +295,7 @@ def validation_sheet(store: DeltaStore, row: dict[str, Any]) -> bytes | None:
 
 
 def _scratch(store: DeltaStore) -> Path:
-    if "://" in store.root:
-        return user_cache_path("itryon") / digest(store.root)[:16] / "training"
-    return Path(store.root) / "training"
+    return scratch(store) / "training"
 
 
 def _copy_folder(source: Path, store: DeltaStore, uri: str) -> None:

@@ -94,7 +94,9 @@ class ClipEncoders:
             self.vae = load_nano_vae(device, dtype)
         else:
             folder = _subfolder(settings.vae, "vae")
-            vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+            vae = AutoencoderKLWan.from_pretrained(
+                folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
             self.vae = vae.to(device).eval().requires_grad_(False)
         if settings.text_encoder == "minilm":
             encoder = minilm.TextEncoder(device=device)

@@ -148,9 +148,12 @@ class VideoSource:
         garment_id, store = self.task.row["garment_id"], self.task.store
         if not garment_id:
             return None
-        rows = store.read(GARMENTS, where={"garment_id": garment_id, "status": "ok"}).to_pylist()
-        # The batch's own row first: the same photo may have been ingested with other masks elsewhere.
-        rows.sort(key=lambda r: (r["batch"] != self.task.row["batch"], r["batch"]))
+        # The batch's own row first: the same photo may have been ingested with other masks elsewhere. All other batches
+        # are looked through only where it has none.
+        known = {"garment_id": garment_id, "status": "ok"}
+        rows = store.read(GARMENTS, where=known | {"batch": self.task.row["batch"]}).to_pylist()
+        if not rows:
+            rows = sorted(store.read(GARMENTS, where=known).to_pylist(), key=lambda r: r["batch"])
         if not rows:
             return None
         image, mask = garment_photo(store, rows[0])

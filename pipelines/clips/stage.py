@@ -25,6 +25,7 @@ class ClipsStage(Stage):
     code_version: ClassVar[str] = CODE_VERSION
     inputs: ClassVar[tuple[str, ...]] = ("pose", "hands", "agnostic_masks", "captions")
     video_columns: ClassVar[tuple[str, ...]] = ("sha256", "cut_frames", "garment_id", "split", "num_frames")
+    blob_columns: ClassVar[tuple[str, ...]] = ("latents_uri", "text_uri")
 
     settings: ClipsSettings
 

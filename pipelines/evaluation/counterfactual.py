@@ -92,11 +92,12 @@ def counterfactuals(folder: Path) -> list[tuple[ManifestEntry, str, Path]]:
         for line in parse_manifest(lines):
             if line.entry is None:
                 raise ValueError(f"{folder / line.source}: {line.error}")
-            other = folder / TRUTH / f"{Path(line.entry.video).stem}.other.mp4"
-            if line.entry.tryon_garment and other.is_file():
+            record = folder / TRUTH / f"{Path(line.entry.video).stem}.json"
+            other = json.loads(record.read_text())["counterfactual"] if record.is_file() else None
+            if line.entry.tryon_garment and other:
                 if "actions" not in line.entry.model_fields_set:
                     raise ValueError(f"{folder / line.source} names no actions: render without --no-labels")
-                found.append((line.entry, line.entry.tryon_garment, other))
+                found.append((line.entry, line.entry.tryon_garment, folder / other))
     if not found:
         raise FileNotFoundError(f"{folder} holds no clip with a counterfactual: render it without --no-counterfactual")
     return found

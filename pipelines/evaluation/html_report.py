@@ -10,25 +10,22 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipelines.checkpoints.current import decisions
+from pipelines.checkpoints.lineage import lineage
 from pipelines.checkpoints.train import CheckpointMissing, find_checkpoint
-from pipelines.evaluation.leaderboard import leaderboard_rows
-from pipelines.evaluation.rates import rates
-from pipelines.evaluation.shown import shown
+from pipelines.checks import FAIR_KAPPA
+from pipelines.evaluation.judges.validation import newest_validation
+from pipelines.evaluation.leaderboard import higher_is_better, leaderboard_rows
+from pipelines.evaluation.rates import OVERALL, rates
 from pipelines.store import DeltaStore
-from pipelines.store.schemas import (
-    CHECKPOINTS,
-    ISR_SCORES,
-    TRAINING_SETS,
-    TRYON_VIDEOS,
-    VIDEO_METRICS,
-    VIDEOS,
-)
+from pipelines.store.schemas import GARMENTS, ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
+from pipelines.store.studio_schemas import JUDGE_REPORTS
 
 PAGE = "index.html"
 
@@ -63,7 +60,7 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     checkpoint = find_checkpoint(store, checkpoint_id)
     if checkpoint is None:
         raise CheckpointMissing(f"There is no checkpoint {checkpoint_id!r}: `itryon leaderboard` lists those there are")
-    row = next(r for r in leaderboard_rows(store) if r["checkpoint_id"] == checkpoint_id)
+    (row,) = leaderboard_rows(store, [checkpoint_id])
     folder.mkdir(parents=True, exist_ok=True)
     files = _Files(store, folder)
     videos = _videos(store, checkpoint_id, files)
@@ -71,9 +68,14 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     environment = Environment(
         loader=PackageLoader("pipelines.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = lambda m, digits=3: shown(m["value"], m["low"], m["high"], digits=digits)
+    environment.filters["moment"] = lambda at: at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = environment.get_template("report.html").render(
         row=row,
+        computed=sorted((m for m in row["metrics"] if m["value"] is not None), key=lambda m: m["metric"]),
+        not_computed=[m for m in row["metrics"] if m["value"] is None],
+        better={m["metric"]: "higher" if higher_is_better(m["metric"]) else "lower" for m in row["metrics"]},
+        kappas=kappas_by_action(store, row["judge_digest"]),
+        fair_kappa=FAIR_KAPPA,
         config=json.dumps(json.loads(checkpoint["config"]), indent=1, sort_keys=True),
         rates=rates([(v["action"], v["success"]) for v in verdicts]) if verdicts else [],
         videos=videos,
@@ -87,25 +89,19 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     return HtmlReport(page, files.copied_videos, files.missing)
 
 
-def lineage(store: DeltaStore, checkpoint_id: str) -> list[dict[str, Any]]:
-    """The checkpoint, its parent and so on: each row with the batches and clips of its training set."""
-    rows = {r["checkpoint_id"]: r for r in store.read(CHECKPOINTS).to_pylist()}
-    sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
-    out: list[dict[str, Any]] = []
-    name: str | None = checkpoint_id
-    while name is not None and (row := rows.pop(name, None)):
-        made_of = sets.get(row["training_set_id"])
-        out.append(
-            {k: row[k] for k in ("checkpoint_id", "training_set_id", "steps", "created_at", "weights_sha256")}
-            | {
-                "batches": made_of["batches"] if made_of else [],
-                "num_clips": made_of["num_clips"] if made_of else None,
-                "num_interaction_clips": made_of["num_interaction_clips"] if made_of else None,
-                "table_versions": dict(made_of["table_versions"]) if made_of else {},
-            }
-        )
-        name = row["parent_checkpoint_id"]
-    return out
+def kappas_by_action(store: DeltaStore, judge_digest: str | None) -> dict[str, float | None]:
+    """Action, or `overall` -> the judge's agreement with known truth on it, from its newest report."""
+    validation = newest_validation(store, judge_digest)
+    if validation.batch is None:
+        return {}
+    look = "rendered" if "rendered" in validation.rows else next(iter(validation.rows))
+    where = {"batch": validation.batch, "judge_digest": judge_digest}
+    found = {
+        r["split"].removeprefix("action="): r["value"]
+        for r in store.read(JUDGE_REPORTS, ["metric", "pictures", "split", "value"], where).to_pylist()
+        if r["metric"] == "kappa" and r["pictures"] == look and r["split"].startswith("action=")
+    }
+    return {OVERALL: validation.kappa, **found}
 
 
 class _Files:
@@ -135,6 +131,8 @@ def _videos(store: DeltaStore, checkpoint_id: str, files: _Files) -> list[dict[s
     """Try-on videos with their verdicts and metrics: those that failed first, then those with a failed interaction."""
     where = {"checkpoint_id": checkpoint_id}
     names = {v["video_id"]: v["source_path"] for v in store.read(VIDEOS, ["video_id", "source_path"]).to_pylist()}
+    photos = store.read(GARMENTS, ["garment_id", "source_path"]).to_pylist()
+    garments = {g["garment_id"]: g["source_path"].rsplit("/", 1)[-1] for g in photos}
     verdicts = _grouped(store.read(ISR_SCORES, where=where).to_pylist())
     metrics = _grouped(store.read(VIDEO_METRICS, where=where).to_pylist())
     out = []
@@ -146,6 +144,7 @@ def _videos(store: DeltaStore, checkpoint_id: str, files: _Files) -> list[dict[s
             | {"start_frame": tryon["start_frame"], "num_frames": tryon["num_frames"]}
             | {
                 "name": names.get(tryon["video_id"], "no longer in the lake"),
+                "garment": garments.get(tryon["garment_id"], tryon["garment_id"]),
                 "side_by_side": files.copy(tryon["side_by_side_uri"], "videos", tryon_id),
                 "metrics": metrics.get(tryon_id, []),
                 "verdicts": [

@@ -102,7 +102,8 @@ def judge_checkpoint(
     judge = judge or make_judge(settings, store, cache_dir)
     report = IsrReport(checkpoint_id, judge.name, newest_validation(store, judge.digest))
     reader = contact_reader(judge)
-    videos = {v["video_id"]: v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and v["uri"]}
+    wanted = {"video_id": sorted({t["video_id"] for t in tryons}), "status": "ok"}
+    videos = {v["video_id"]: v for v in store.read(VIDEOS, where=wanted).to_pylist() if v["uri"]}
     for tryon in tryons:
         video = videos.get(tryon["video_id"])
         of_video = {"batch": video["batch"] if video else "", "video_id": tryon["video_id"]}

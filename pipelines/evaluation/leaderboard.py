@@ -8,17 +8,18 @@ prints it.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.checkpoints.current import decisions, standing
+from pipelines.checkpoints.current import current_standing
 from pipelines.evaluation.rates import rates
 from pipelines.evaluation.settings import LEADERBOARD_VERSION
 from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
-from pipelines.store import Commit, DeltaStore
+from pipelines.store import Commit, DeltaStore, TableSpec
 from pipelines.store.model_schemas import METRIC
 from pipelines.store.schemas import (
     CHECKPOINTS,
@@ -31,6 +32,10 @@ from pipelines.store.schemas import (
 )
 
 _SOURCES = (CHECKPOINTS, TRAINING_SETS, TRYON_VIDEOS, VIDEO_METRICS, ISR_SCORES, PROMOTIONS)
+# Configurations, captions, rationales and decisions are most of what those tables hold, and are not shown here.
+_OF_CHECKPOINT = ("checkpoint_id", "preset", "steps", "parent_checkpoint_id", "training_set_id", "final_loss")
+_OF_TRYON = ("video_id", "garment_id", "paired", "start_frame", "num_frames", "record")
+_OF_VERDICT = ("action", "success", "judge", "judge_digest", "judge_kappa")
 # How videos were made that does not change what is compared: the same work at another place.
 _NOT_COMPARED = {"checkpoint", "device", "max_videos", "batches", "pairs", "side_by_side_height"}
 
@@ -76,30 +81,40 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def leaderboard_rows(store: DeltaStore) -> list[dict[str, Any]]:
-    """What the tables say of every checkpoint, best first; without `created_at` and `run_id`."""
+def leaderboard_rows(store: DeltaStore, only: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """What the tables say of every checkpoint, best first; without `created_at` and `run_id`.
+
+    Args:
+        store: The lake.
+        only: Checkpoints to read of; all by default.
+    """
     versions = [(spec.name, store.version(spec)) for spec in _SOURCES]
-    now = standing(decisions(store))
-    sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
-    tryons = _by_checkpoint(store, TRYON_VIDEOS)
-    metrics = _by_checkpoint(store, VIDEO_METRICS)
-    verdicts = _by_checkpoint(store, ISR_SCORES)
+    now = current_standing(store)
+    where = {} if only is None else {"checkpoint_id": list(only)}
+    sets = {
+        r["training_set_id"]: r
+        for r in store.read(TRAINING_SETS, ["training_set_id", "batches", "num_clips"]).to_pylist()
+    }
+    made = _by_checkpoint(store, TRYON_VIDEOS, _OF_TRYON, where | {"status": "ok"})
+    failed = _by_checkpoint(store, TRYON_VIDEOS, ("tryon_id",), where | {"status": "error"})
+    # Metrics of single videos carry the video's try-on.
+    metrics = _by_checkpoint(store, VIDEO_METRICS, [f.name for f in METRIC], where | {"tryon_id": ""})
+    verdicts = _by_checkpoint(store, ISR_SCORES, _OF_VERDICT, where)
     rows = []
-    for checkpoint in store.read(CHECKPOINTS).to_pylist():
+    for checkpoint in store.read(CHECKPOINTS, [*_OF_CHECKPOINT, "weights_sha256", "created_at"], where).to_pylist():
         name = checkpoint["checkpoint_id"]
         training_set = sets.get(checkpoint["training_set_id"])
-        made = [t for t in tryons.get(name, []) if t["status"] == "ok"]
+        mine = made.get(name, [])
         rows.append(
             {
-                **{k: checkpoint[k] for k in ("checkpoint_id", "preset", "steps", "parent_checkpoint_id")},
-                **{k: checkpoint[k] for k in ("training_set_id", "final_loss", "weights_sha256")},
+                **{k: checkpoint[k] for k in (*_OF_CHECKPOINT, "weights_sha256")},
                 "batches": training_set["batches"] if training_set else [],
                 "num_clips": training_set["num_clips"] if training_set else None,
                 "trained_at": checkpoint["created_at"],
-                "tryon_videos": len(made),
-                "tryon_failures": len(tryons.get(name, [])) - len(made),
-                "evaluation_digest": evaluation_digest(made),
-                "metrics": [_metric(m) for m in metrics.get(name, []) if not m["tryon_id"]],
+                "tryon_videos": len(mine),
+                "tryon_failures": len(failed.get(name, [])),
+                "evaluation_digest": evaluation_digest(mine),
+                "metrics": metrics.get(name, []),
                 **_isr(verdicts.get(name, [])),
                 "is_current": name == now.current,
                 "promoted_at": now.promoted_at.get(name),
@@ -109,15 +124,14 @@ def leaderboard_rows(store: DeltaStore) -> list[dict[str, Any]]:
     return best_first(rows)
 
 
-def _by_checkpoint(store: DeltaStore, spec: Any) -> dict[str, list[dict[str, Any]]]:
+def _by_checkpoint(
+    store: DeltaStore, spec: TableSpec, columns: Collection[str], where: dict[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """checkpoint_id -> its rows, with these columns alone."""
     out: dict[str, list[dict[str, Any]]] = {}
-    for row in store.read(spec).to_pylist():
-        out.setdefault(row["checkpoint_id"], []).append(row)
+    for row in store.read(spec, ["checkpoint_id", *columns], where or None).to_pylist():
+        out.setdefault(row.pop("checkpoint_id"), []).append(row)
     return out
-
-
-def _metric(row: dict[str, Any]) -> dict[str, Any]:
-    return {f.name: row[f.name] for f in METRIC}
 
 
 def evaluation_digest(tryons: list[dict[str, Any]]) -> str | None:

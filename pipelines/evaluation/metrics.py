@@ -143,7 +143,7 @@ def evaluate_checkpoint(
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
     checkpoint_id = checkpoint_id or newest_id(store)
     tryons = tryon_rows(store, checkpoint_id)
-    sources = source_uris(store)
+    sources = source_uris(store, [t["video_id"] for t in tryons])
     cache = _cache(settings, evaluation_cache(store.root))
     meter = meter or PairedMeter(settings, cache=cache)
     report = EvaluationReport(checkpoint_id, settings.mode)
@@ -212,10 +212,10 @@ def tryon_rows(store: DeltaStore, checkpoint_id: str) -> list[dict[str, Any]]:
     return rows
 
 
-def source_uris(store: DeltaStore) -> dict[str, str]:
-    """video_id -> blob of every video that could be read."""
-    rows = store.read(VIDEOS, ["video_id", "uri", "status"]).to_pylist()
-    return {r["video_id"]: r["uri"] for r in rows if r["status"] == "ok" and r["uri"]}
+def source_uris(store: DeltaStore, video_ids: list[str]) -> dict[str, str]:
+    """video_id -> blob of those of the videos that could be read."""
+    rows = store.read(VIDEOS, ["video_id", "uri"], {"video_id": sorted(set(video_ids)), "status": "ok"}).to_pylist()
+    return {r["video_id"]: r["uri"] for r in rows if r["uri"]}
 
 
 def _measure(

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.checkpoints.current import KEPT, PROMOTED, ROLLED_BACK, decisions, standing
-from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint
+from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, starting_with
 from pipelines.evaluation.leaderboard import higher_is_better, read_leaderboard, write_leaderboard
 from pipelines.evaluation.settings import PROMOTION_VERSION
 from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import CHECKPOINTS, PROMOTIONS
+from pipelines.store.schemas import PROMOTIONS
 
 
 class PromotionError(LookupError):
@@ -236,6 +236,24 @@ def promote(store: DeltaStore, candidate_id: str, commit: Commit | None = None) 
     return decision, _record(store, past, row, commit)
 
 
+def comparison_markdown(row: dict[str, Any]) -> str:
+    """What a decision compared as a Markdown table: measure, candidate, the current one then, and how they compare.
+
+    Args:
+        row: A row of `promotions`; an empty one where nothing had to be decided.
+    """
+    found = json.loads(row.get("comparison") or "{}")
+    candidate, current = ({n: Measure(**m) for n, m in found.get(k, {}).items()} for k in ("candidate", "current"))
+    if not candidate:
+        return "nothing was compared"
+    lines = ["| measure | candidate | current then | candidate is |", "|---|---|---|---|"]
+    for name in sorted(candidate | current):
+        sides = [_shown(side[name]) if name in side else "–" for side in (candidate, current)]
+        how = found["compared"].get(name) or found["missing"].get(name) or "–"
+        lines.append(f"| {name} | {' | '.join(sides)} | {how} |")
+    return "\n".join(lines)
+
+
 def rollback(store: DeltaStore, to: str | None = None, commit: Commit | None = None) -> dict[str, Any]:
     """Make an earlier checkpoint, or any other one, the current one by hand; returns the new row of `promotions`.
 
@@ -278,7 +296,7 @@ def _find(store: DeltaStore, prefix: str) -> dict[str, Any]:
     exact = find_checkpoint(store, prefix)
     if exact is not None:
         return exact
-    found = [r for r in store.read(CHECKPOINTS).to_pylist() if prefix and r["checkpoint_id"].startswith(prefix)]
+    found = starting_with(store, prefix)
     if len(found) != 1:
         what = "Several checkpoints start" if found else "No checkpoint starts"
         raise PromotionError(f"{what} with {prefix!r}: see `itryon leaderboard`")

@@ -39,6 +39,16 @@ class EvaluationSettings(BaseModel):
     device: str = Field("cpu", description="Torch device")
 
 
+class LeaderboardSettings(BaseModel):
+    """What stands on the leaderboard beside checkpoints."""
+
+    ablation_results: list[str] = Field(
+        default_factory=list,
+        description="Result files of `make ablation`, or folders of them, taken into table `ablations`; what is there "
+        "already stays",
+    )
+
+
 class IsrSettings(BaseModel):
     """Interaction success rate."""
 

@@ -76,13 +76,14 @@ class EvaluationReport:
 
 
 def markdown_table(report: EvaluationReport) -> str:
-    """The metrics of the set as a Markdown table; what could not be computed with its reason."""
-    lines = ["| metric | value | interval | samples | mode | network | note |", "|---|---|---|---|---|---|---|"]
-    for m in report.whole:
-        value = "-" if m.value is None else f"{m.value:.4f}"
-        interval = "-" if m.low is None or m.high is None else f"{m.low:.4f} to {m.high:.4f}"
+    """The metrics of the set that could be computed as a Markdown table; without their notes, which are sentences."""
+    computed = [m for m in report.whole if m.value is not None]
+    if not computed:
+        return "no metric could be computed"
+    lines = ["| metric | value | interval | samples | network |", "|---|---|---|---|---|"]
+    for m in computed:
+        interval = "–" if m.low is None or m.high is None else f"{m.low:.4f} to {m.high:.4f}"
         name, _, digest = m.network.partition(" ")
-        network = f"{name} `{digest[:12]}`" if digest else name or "-"
-        note = (m.note or m.reason or "").replace("|", "/")
-        lines.append(f"| {m.metric} | {value} | {interval} | {m.num_samples} | {m.mode} | {network} | {note} |")
+        network = f"{name} `{digest[:12]}`" if digest else name or "–"
+        lines.append(f"| {m.metric} | {m.value:.4f} | {interval} | {m.num_samples} | {network} |")
     return "\n".join(lines)

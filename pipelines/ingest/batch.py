@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from platformdirs import user_cache_path
 
 from pipelines.ingest.analyse import VideoAnalysis, analyse_video, verdict
 from pipelines.ingest.garments import GarmentAnalysis, analyse_garment
@@ -25,7 +24,11 @@ from pipelines.ingest.settings import CODE_VERSION, IngestSettings
 from pipelines.ingest.staging import load, save
 from pipelines.ingest.workers import WorkerFailure, run_isolated
 from pipelines.stage import Progress, digest
+from pipelines.stage.base import scratch
+from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore, TableSpec
+from pipelines.store.errors import explained
+from pipelines.store.leftovers import tidy
 from pipelines.store.schemas import GARMENTS, VIDEOS
 
 _TRY_AGAIN = "try again"
@@ -45,6 +48,7 @@ class IngestReport:
         problems: Source path -> reason, for every row that is not ok.
         ignored: Files that are neither videos nor photos.
         committed: Tables written.
+        data_versions: Table -> digest of what its rows say, whenever they were written.
         wall_seconds: Duration.
     """
 
@@ -60,6 +64,7 @@ class IngestReport:
     problems: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
+    data_versions: dict[str, str] = field(default_factory=dict)
     wall_seconds: float = 0.0
 
 
@@ -93,17 +98,34 @@ def ingest_batch(
     folder = landing_folder(store, batch)
     if folder.is_symlink() or not folder.is_dir():
         raise LookupError(f"Batch {batch!r} has no landing folder {folder}: run `itryon ingest PATH --batch {batch}`")
-    inventory = take_inventory(folder)
-    if not inventory.videos and not inventory.photos:
-        raise LookupError(f"{folder} holds no videos (known by their suffix, or named in manifest.jsonl)")
-    run = _Run(store, batch, settings, on_progress, IngestReport(batch, ignored=inventory.ignored))
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
-    garments, videos = run.rows(inventory)
-    run.write(GARMENTS, garments, "garment_id", commit)
-    run.write(VIDEOS, videos, "source_path", commit)
-    shutil.rmtree(run.staging, ignore_errors=True)
+    with explained(store.root, f"Batch {batch}"), turn(store, "videos", batch):
+        inventory = take_inventory(folder)
+        if not inventory.videos and not inventory.photos:
+            raise LookupError(f"{folder} holds no videos (known by their suffix, or named in manifest.jsonl)")
+        run = _Run(store, batch, settings, on_progress, IngestReport(batch, ignored=inventory.ignored))
+        garments, videos = run.rows(inventory)
+        run.write(GARMENTS, garments, "garment_id", commit)
+        run.write(VIDEOS, videos, "source_path", commit)
+        shutil.rmtree(run.staging, ignore_errors=True)
+    tidy(store, scratch(store))
     run.report.wall_seconds = time.perf_counter() - started
     return run.report
+
+
+def staging_folder(store: DeltaStore, batch: str) -> Path:
+    """Where measurements of a batch's files wait for their commit."""
+    return scratch(store) / "staging" / "ingest" / batch
+
+
+def measurement_key(candidate: Candidate, settings: IngestSettings) -> str:
+    """What a measurement depends on, and is staged by: content and settings, not labels."""
+    mask = candidate.mask.sha256 if isinstance(candidate, Photo) and candidate.mask else None
+    return _fingerprint(settings, type(candidate).__name__, candidate.sha256, mask)
+
+
+def _fingerprint(settings: IngestSettings, *parts: Any) -> str:
+    return digest(CODE_VERSION, settings.content(), *parts)[:32]
 
 
 @dataclass(frozen=True)
@@ -126,8 +148,7 @@ class _Run:
     ):
         self.store, self.batch, self.settings, self.report = store, batch, settings, report
         self.on_progress = on_progress
-        base = user_cache_path("itryon") / digest(store.root)[:16] if "://" in store.root else Path(store.root)
-        self.staging = base / "staging" / "ingest" / batch
+        self.staging = staging_folder(store, batch)
         self.kept: dict[str, set[str]] = {}
 
     def rows(self, inventory: Inventory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -172,9 +193,7 @@ class _Run:
         return str(photo.file.location), mask, self.settings
 
     def _key(self, candidate: Candidate) -> str:
-        """What a measurement depends on: content and settings, not labels."""
-        mask = candidate.mask.sha256 if isinstance(candidate, Photo) and candidate.mask else None
-        return self._fingerprint(type(candidate).__name__, candidate.sha256, mask)
+        return measurement_key(candidate, self.settings)
 
     def _measure(self, tasks: list[_Task]) -> dict[str, dict[str, Any] | WorkerFailure]:
         """Key -> result. Tasks run in workers; what finished before a kill is read from staging."""
@@ -219,7 +238,7 @@ class _Run:
         return self._fingerprint("video", v.path, v.sha256, v.problem, v.copy_of, error, label, worn)
 
     def _fingerprint(self, *parts: Any) -> str:
-        return digest(CODE_VERSION, self.settings.content(), *parts)[:32]
+        return _fingerprint(self.settings, *parts)
 
     def _garment_row(self, photo: Photo, result: Any, fingerprint: str) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -311,6 +330,9 @@ class _Run:
     def _standing(self, spec: TableSpec, key: str, prints: dict[str, str]) -> dict[str, dict[str, Any]]:
         known = self.store.read(spec, where={"batch": self.batch}).to_pylist()
         standing = {r[key]: r for r in known if prints.get(r[key]) == r["fingerprint"] != _TRY_AGAIN}
+        # A row whose bytes are gone is made again, from the landing folder.
+        missing = self.store.blobs.missing(u for r in standing.values() for u in (r["uri"], r.get("mask_uri")))
+        standing = {k: r for k, r in standing.items() if not {r["uri"], r.get("mask_uri")} & missing}
         self.kept[spec.name] = set(standing)
         return standing
 
@@ -323,6 +345,8 @@ class _Run:
             self.store.replace(spec, table, {"batch": self.batch}, commit)
             self.report.committed.append(spec.name)
         report = self.report
+        content = sorted((k, r["status"], r["fingerprint"]) for k, r in unique.items())
+        report.data_versions[spec.name] = digest(content)[:32]
         report.reused += len(self.kept[spec.name])
         report.problems |= {r["source_path"]: r["reason"] for r in unique.values() if r["status"] != "ok"}
         counts = {s: sum(r["status"] == s for r in unique.values()) for s in ("ok", "rejected", "error")}

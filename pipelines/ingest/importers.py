@@ -8,7 +8,6 @@ which the person faces the camera. Their agnostic masks and poses are left: the 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from pipelines.ingest.landing import (
     LandReport,
     by_key,
     land,
-    landing_folder,
     place,
     scan,
 )
-from pipelines.ingest.manifest import Category, ManifestEntry, RelativePath, readable
+from pipelines.ingest.manifest import Category, ManifestEntry, RelativePath, read_json, readable
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import GARMENT_CATEGORIES
 
@@ -85,11 +83,11 @@ def parse_list(lines: Iterable[bytes]) -> Iterator[ListEntry]:
         if not raw.strip():
             continue
         try:
-            yield ListEntry(number, ListLine.model_validate(json.loads(raw.decode("utf-8"))))
+            yield ListEntry(number, ListLine.model_validate(read_json(raw)))
         except ValidationError as e:
             yield ListEntry(number, error=readable(e))
-        except (ValueError, RecursionError) as e:
-            yield ListEntry(number, error=f"the line is not JSON in UTF-8 ({e})")
+        except ValueError as e:
+            yield ListEntry(number, error=f"the line is {e}")
 
 
 def land_catv2ton(path: str | os.PathLike[str], store: DeltaStore, batch: str) -> LandReport:
@@ -222,7 +220,7 @@ class _Collected:
         wanted = {e[k] for e in self.entries.values() for k in keys if k in e}
         lines = [ManifestEntry.model_validate(e).as_json() for _, e in sorted(self.entries.items())]
         files = {name: self.files[name] for name in sorted(wanted)}
-        report = place(files, landing_folder(store, batch), batch, "\n".join(lines))
+        report = place(files, store, batch, "\n".join(lines))
         report.refused |= self.refused
         return report
 

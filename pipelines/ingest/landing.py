@@ -15,8 +15,11 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.filesystem import disk_is_full
 from pipelines.ingest.manifest import MANIFEST, parse_manifest
+from pipelines.stage.turns import turn
 from pipelines.store import DeltaStore
+from pipelines.store.errors import explained
 from pipelines.studio.mark import TRUTH, is_truth
 
 LANDING_ENV = "ITRYON_LANDING"
@@ -122,16 +125,46 @@ def landing_folder(store: DeltaStore, batch: str) -> Path:
     return landing_root(store) / validate_batch(batch)
 
 
-def landing_batches(store: DeltaStore) -> dict[str, list[LandedFile]]:
-    """Every batch in the landing zone with its files. Folders whose names cannot be batches are left out."""
+def batch_folders(store: DeltaStore) -> dict[str, Path]:
+    """Every batch in the landing zone with its folder. Folders whose names cannot be batches are left out."""
     root = landing_root(store)
     if not root.is_dir():
         return {}
-    return {
-        f.name: scan(f)
-        for f in sorted(root.iterdir())
-        if _BATCH.fullmatch(f.name) and f.is_dir() and not f.is_symlink()
-    }
+    with os.scandir(root) as entries:
+        return {
+            e.name: Path(e.path)
+            for e in sorted(entries, key=lambda e: e.name)
+            if _BATCH.fullmatch(e.name) and e.is_dir(follow_symlinks=False)
+        }
+
+
+def landing_batches(store: DeltaStore) -> dict[str, list[LandedFile]]:
+    """Every batch in the landing zone with its files."""
+    return {name: scan(folder) for name, folder in batch_folders(store).items()}
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The folder and all below it that `scan` looks into, as paths relative to it."""
+    found = []
+    for parent, directories, _ in os.walk(folder):
+        directories[:] = _looked_into(Path(parent), directories)
+        found.append(Path(parent).relative_to(folder).as_posix())
+    return found
+
+
+def entries_changed(folder: Path, below: list[str]) -> int:
+    """When an entry was added, removed or renamed last in any of the folders `below`, nanoseconds since 1970.
+
+    A file that is written in place does not show here. Zero where one of the folders is gone.
+    """
+    try:
+        return max((folder / name).stat().st_mtime_ns for name in below)
+    except (OSError, ValueError):
+        return 0
+
+
+def _looked_into(parent: Path, directories: list[str]) -> list[str]:
+    return sorted(d for d in directories if not d.startswith(".") and not is_truth(parent / d))
 
 
 def scan(folder: Path) -> list[LandedFile]:
@@ -150,7 +183,7 @@ def scan(folder: Path) -> list[LandedFile]:
     base = folder.resolve()
     for parent, directories, names in os.walk(folder, onerror=unreadable):
         here = Path(parent)
-        directories[:] = sorted(d for d in directories if not d.startswith(".") and not is_truth(here / d))
+        directories[:] = _looked_into(here, directories)
         for name in directories:
             path = here / name
             if path.is_symlink():
@@ -220,13 +253,22 @@ def land(path: str | os.PathLike[str], store: DeltaStore, batch: str) -> LandRep
     if is_truth(source / TRUTH):
         # Not raw material, but the batch's own: it goes along.
         named |= {f"{TRUTH}/{f.path}": f for f in scan(source / TRUTH)}
-    return place(named, folder, batch)
+    return place(named, store, batch)
 
 
-def place(files: dict[str, LandedFile], folder: Path, batch: str, manifest: str | None = None) -> LandReport:
-    """Put files (target path -> file) and manifest lines into a batch's landing folder; see `land`."""
+def place(files: dict[str, LandedFile], store: DeltaStore, batch: str, manifest: str | None = None) -> LandReport:
+    """Put files (target path -> file) and manifest lines into a batch's landing folder; see `land`.
+
+    Waits while another process lands the same batch: the lines of the one would be lost in the manifest of the other.
+    """
+    folder = landing_folder(store, batch)
+    with explained(str(folder), f"Batch {batch}"), turn(store, "landing", batch):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return _place(files, folder, batch, manifest)
+
+
+def _place(files: dict[str, LandedFile], folder: Path, batch: str, manifest: str | None) -> LandReport:
     report = LandReport(batch, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # A new batch is prepared beside its place: a sensor must not take half of it for the whole.
     work = folder if folder.exists() else folder.with_name(f".{batch}.{uuid.uuid4().hex}.tmp")
     try:
@@ -270,6 +312,8 @@ def _place_one(file: LandedFile, target: Path, name: str, report: LandReport) ->
             temporary.unlink(missing_ok=True)
         report.added.append(name)
     except OSError as e:
+        if disk_is_full(e):
+            raise  # No other file would fit either.
         report.refused[name] = f"Could not be copied ({e.strerror or e})"
 
 

@@ -137,15 +137,32 @@ def parse_manifest(lines: Iterable[bytes]) -> Iterator[ManifestLine]:
         yield line
 
 
+def read_json(raw: bytes) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        ValueError: It is none in UTF-8, or holds text that cannot be written anywhere: JSON may name half of a
+            character (`"\\ud800"`), which failed the batch at the commit of its rows.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError("not UTF-8 text") from e
+    except UnicodeEncodeError as e:
+        raise ValueError("JSON with half of a character in it (a lone surrogate): write the whole character") from e
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"not JSON ({e})") from e
+    return value
+
+
 def _parse_line(number: int, raw: bytes) -> ManifestLine:
     if len(raw) > _MAX_LINE:
         return ManifestLine(number, error=f"the line is longer than {_MAX_LINE} bytes")
     try:
-        value = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        return ManifestLine(number, error="the line is not UTF-8 text")
-    except (ValueError, RecursionError) as e:
-        return ManifestLine(number, error=f"the line is not JSON ({e})")
+        value = read_json(raw)
+    except ValueError as e:
+        return ManifestLine(number, error=f"the line is {e}")
     if not isinstance(value, dict):
         return ManifestLine(number, error=f"the line is a JSON {type(value).__name__}, an object is needed")
     try:

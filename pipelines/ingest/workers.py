@@ -71,7 +71,10 @@ def _outcome(future: Any, timeout_s: float, memory_gb: float | None) -> Any:
     except TimeoutError:
         return WorkerFailure(f"Took longer than {timeout_s:.0f} s to read and was stopped (ingest.timeout_s)")
     except ProcessExpired as e:
-        return WorkerFailure(f"The decoder crashed on it (exit code {e.exitcode})")
+        return WorkerFailure(
+            f"The decoder crashed on it (exit code {e.exitcode}); the next run tries again. Encode the file anew if it "
+            "happens each time"
+        )
     except MemoryError:
         return WorkerFailure(f"Wants more than {memory_gb} GiB of memory to be read (ingest.memory_gb)")
     except Exception as e:

@@ -7,6 +7,7 @@ many more there are.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from pipelines.store.schemas import GARMENTS, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
 
 _log = logging.getLogger(__name__)
 _WIDTH = 1080
+_MOST_BYTES = 400_000
+"""Of a picture that stands in a file of its own."""
+_PANELS = "each picture: source | agnostic | garment | result"
 _GAP = 6
 _COLUMNS_READ = {
     "pose": ["frame", "detected", "landmarks", "score", "person_mask"],
@@ -46,11 +50,14 @@ class _Sheet:
         where = {"batch": self.batch, "video_id": video["video_id"]}
         return self.store.read(TABLES[self.stage], _COLUMNS_READ[self.stage], where)
 
+    def tiles(self, video: dict[str, Any]) -> int:
+        """Thumbnails in the video's row: more of those that are narrow, so that they fill it."""
+        # A tall video would fill the sheet: its tiles are as high as those of a wide one are wide.
+        width = self.tile_width * min(1.0, video["width"] / video["height"])
+        return max(self.columns, int((_WIDTH + _GAP) / (width + _GAP)))
+
     def frames(self, video: dict[str, Any], frames: Sequence[int]) -> dict[int, np.ndarray]:
-        side = round(self.tile_width * max(1.0, video["height"] / video["width"]))
-        # A tall video would fill the sheet: its tiles are as high as they are wide.
-        side = min(side, self.tile_width)
-        return pictures.read_frames(self.store.blobs.local_path(video["uri"]), frames, side)
+        return pictures.read_frames(self.store.blobs.local_path(video["uri"]), frames, self.tile_width)
 
 
 def contact_sheet(
@@ -63,7 +70,7 @@ def contact_sheet(
         batch: Batch of videos.
         stage: videos, garments, pose, hands, agnostic_masks, captions or clips.
         max_videos: Videos (garments: rows of photos) to show.
-        columns: Thumbnails a row; a number that suits the stage by default.
+        columns: Thumbnails in the row of a wide video; a number that suits the stage by default.
 
     Returns:
         JPEG bytes, at most `canvas.MAX_BYTES`; None when the batch has nothing to show.
@@ -122,15 +129,40 @@ def tryon_sheet(store: DeltaStore, checkpoint_id: str, *, max_videos: int = 4, c
             blocks.append(paragraph(_WIDTH, row["reason"] or row["status"], VERMILION, lines=2))
             continue
         path = store.blobs.local_path(row["side_by_side_uri"])
-        shown = pictures.read_frames(path, pictures.spread(columns, row["num_frames"]), 4096)
-        tiles = []
-        for frame, rgb in shown.items():
-            tile = fitted(rgb, width, max(24, round(width * rgb.shape[0] / rgb.shape[1])))
-            tiles.append(label(tile, f"f{row['start_frame'] + frame}"))
-        if tiles:
+        if tiles := _moments(path, row["start_frame"], row["num_frames"], columns, width):
             blocks.append(strip(tiles))
-    blocks.insert(0, paragraph(_WIDTH, "each picture: source | agnostic | garment | result", FAINT))
+    blocks.insert(0, paragraph(_WIDTH, _PANELS, FAINT))
     return encode(canvas.stack(blocks, _WIDTH))
+
+
+def tryon_moments(
+    side_by_side: str | os.PathLike[str], *, start: int, num_frames: int, title: str, note: str = "", moments: int = 4
+) -> bytes:
+    """One try-on video as a picture of its own: moments of its side-by-side video below each other, as JPEG.
+
+    Args:
+        side_by_side: The side-by-side video.
+        start: Source frame of its first frame.
+        num_frames: Frames it has.
+        title: What it shows.
+        note: What to know of it.
+        moments: Frames shown, evenly spread.
+
+    Raises:
+        pipelines.video.VideoError: The file cannot be read.
+    """
+    tiles = _moments(side_by_side, start, num_frames, moments, _WIDTH)
+    blocks = [heading(_WIDTH, title, note), paragraph(_WIDTH, _PANELS, FAINT), strip(tiles, 1)]
+    return encode(canvas.stack(blocks, _WIDTH), _MOST_BYTES)
+
+
+def _moments(path: str | os.PathLike[str], start: int, num_frames: int, count: int, width: int) -> list[np.ndarray]:
+    """Frames of a side-by-side video, evenly spread, with their number in the source."""
+    tiles = []
+    for frame, rgb in pictures.read_frames(path, pictures.spread(count, num_frames), 4096).items():
+        tile = fitted(rgb, width, max(24, round(width * rgb.shape[0] / rgb.shape[1])))
+        tiles.append(label(tile, f"f{start + frame}"))
+    return tiles
 
 
 def _attempt(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
@@ -156,7 +188,7 @@ def _video_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     )
     if video["sharpness"] is not None:
         facts += f" · sharpness {video['sharpness']:.0f}"
-    shown = sheet.frames(video, pictures.spread(sheet.columns, video["num_frames"]))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video), video["num_frames"]))
     cuts = video["cut_frames"] or []
     rows = [heading(_WIDTH, video["source_path"], facts), _tiles(shown, lambda _, rgb: rgb.copy())]
     return [*rows, timeline.cut_strip(cuts, video["num_frames"], _WIDTH)] if cuts else rows
@@ -165,7 +197,7 @@ def _video_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
 def _pose_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     rows = sheet.rows(video)
     detected = np.asarray(rows["detected"].to_numpy(zero_copy_only=False), bool)
-    shown = sheet.frames(video, pictures.spread(sheet.columns, rows["frame"].to_numpy()))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video), rows["frame"].to_numpy()))
 
     def draw(frame: int, rgb: np.ndarray) -> np.ndarray:
         return pictures.with_pose(rgb, pictures.of_frame(rows, frame), (video["height"], video["width"]))
@@ -180,7 +212,7 @@ def _pose_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
 def _hands_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     rows = sheet.rows(video)
     frames = np.unique(rows["frame"].to_numpy())
-    shown = sheet.frames(video, pictures.spread(sheet.columns, frames))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video), frames))
     size = (video["height"], video["width"])
 
     def draw(frame: int, rgb: np.ndarray) -> np.ndarray:
@@ -199,7 +231,7 @@ def _masks_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     from pipelines.masks.agnostic import agnostic_frame
 
     rows = sheet.rows(video)
-    shown = sheet.frames(video, pictures.spread(sheet.columns // 2, rows["frame"].to_numpy()))
+    shown = sheet.frames(video, pictures.spread(sheet.tiles(video) // 2, rows["frame"].to_numpy()))
     tiles = []
     for frame, rgb in shown.items():
         mask = pictures.mask_of(pictures.of_frame(rows, frame))
@@ -216,7 +248,7 @@ def _captions_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
     rows = sheet.rows(video).to_pylist()
     spans = [r for r in rows if r["kind"] == "action"]
     whole = next((r for r in rows if r["kind"] == "global"), None)
-    frames = pictures.spread(sheet.columns, video["num_frames"])
+    frames = pictures.spread(sheet.tiles(video), video["num_frames"])
     shown = sheet.frames(video, frames)
     out = [heading(_WIDTH, video["source_path"], f"{len(spans)} interaction span{'s' * (len(spans) != 1)}")]
     if whole:
@@ -231,7 +263,7 @@ def _clips_row(sheet: _Sheet, video: dict[str, Any]) -> list[np.ndarray]:
         return [heading(_WIDTH, video["source_path"], "no training window")]
     # The window with most interaction says most; every window would fill the sheet.
     best = max(clips, key=lambda c: (sum(c["action_mask"]), -c["start_frame"]))
-    frames = [best["start_frame"] + i for i in pictures.spread(sheet.columns, best["num_frames"])]
+    frames = [best["start_frame"] + i for i in pictures.spread(sheet.tiles(video), best["num_frames"])]
     shown = sheet.frames(video, frames)
     note = f"{len(clips)} windows of {best['bucket']} · {best['split']} · from frame {best['start_frame']} · " + (
         ", ".join(best["actions"]) or "no interaction"

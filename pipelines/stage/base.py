@@ -8,10 +8,12 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from platformdirs import user_cache_path
 from pydantic import BaseModel, Field
 
 from pipelines.store import TABLES, DeltaStore, TableSpec
@@ -29,6 +31,11 @@ class WorkerSettings(BaseModel):
 def digest(*parts: Any) -> str:
     """SHA-256 over the canonical JSON of `parts`, 64 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str, ensure_ascii=True).encode()).hexdigest()
+
+
+def scratch(store: DeltaStore) -> Path:
+    """Folder for what is prepared on this machine: the lake, or a folder in the user's cache for a remote one."""
+    return user_cache_path("itryon") / digest(store.root)[:16] if "://" in store.root else Path(store.root)
 
 
 class VideoTask:
@@ -53,10 +60,14 @@ class VideoTask:
         """Identity of the video."""
         return self.row["video_id"]
 
-    @property
+    @cached_property
     def path(self) -> Path:
-        """Local file with the video."""
-        return self.store.blobs.local_path(self.row["uri"])
+        """Local file with the video, whose bytes are those that were ingested.
+
+        Raises:
+            OSError: They are not, or the file is gone.
+        """
+        return self.store.blobs.verified_path(self.row["uri"])
 
     def rows(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """This video's rows of an upstream table, in frame order."""
@@ -92,6 +103,8 @@ class Stage(ABC):
     """Upstream stages whose rows it reads."""
     video_columns: ClassVar[tuple[str, ...]] = ("sha256",)
     """Columns of `videos` that its rows depend on."""
+    blob_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns of its rows that name blobs: rows stand only while these are there."""
 
     def __init__(self, settings: BaseModel):
         self.settings = settings

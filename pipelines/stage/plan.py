@@ -64,12 +64,20 @@ def make_plan(stage: Stage, store: DeltaStore, batch: str) -> Plan:
 
 
 def _stored_rows(stage: Stage, store: DeltaStore, batch: str) -> dict[str, Counter[str]]:
-    """Video -> fingerprint -> number of rows in the stage's table."""
+    """Video -> fingerprint -> number of rows in the stage's table whose blobs are all there."""
     stored: dict[str, Counter[str]] = {}
-    for chunk in store.batches(stage.spec, ["video_id", "fingerprint"], {"batch": batch}):
+    named: dict[str, set[str]] = {}
+    for chunk in store.batches(stage.spec, ["video_id", "fingerprint", *stage.blob_columns], {"batch": batch}):
         grouped = pa.table(chunk).group_by(["video_id", "fingerprint"]).aggregate([([], "count_all")])
         for row in grouped.to_pylist():
             stored.setdefault(row["video_id"], Counter())[row["fingerprint"]] += row["count_all"]
+        for column in stage.blob_columns:
+            for video_id, uri in zip(chunk["video_id"].to_pylist(), chunk[column].to_pylist(), strict=True):
+                named.setdefault(video_id, set()).add(uri)
+    missing = store.blobs.missing(u for uris in named.values() for u in uris)
+    for video_id, uris in named.items():
+        if uris & missing:
+            stored[video_id] = Counter({"blobs are missing": 1})
     return stored
 
 

@@ -21,14 +21,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pebble import ProcessExpired
-from platformdirs import user_cache_path
 
-from pipelines.stage.base import Stage, VideoTask, WorkerSettings, digest
+from pipelines.stage.base import Stage, VideoTask, WorkerSettings, scratch
 from pipelines.stage.plan import Plan, status_row
 from pipelines.store import DeltaStore
+from pipelines.store.errors import explain
 from pipelines.workers import SPAWN, worker_pool
 
 _ADDED_BY_RUNNER = ("batch", "video_id", "fingerprint")
+# Rows that a killed run left are made anew when they are older: blobs that they name, and nothing else does, are
+# removed some time after that (`pipelines.store.retention`).
+_STAGED_S = 7 * 86400
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,7 @@ class Progress:
 
 
 def staging_folder(store: DeltaStore, stage: Stage, batch: str) -> Path:
-    # Staging is scratch: next to a local lake, in the user's cache for a remote one.
-    base = user_cache_path("itryon") / digest(store.root)[:16] if "://" in store.root else Path(store.root)
-    folder = base / "staging" / stage.name / batch
+    folder = scratch(store) / "staging" / stage.name / batch
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -96,7 +97,8 @@ def _result(future: Future, row: Mapping[str, Any], plan: Plan, settings: Worker
     try:
         numbers = future.result()
     except TimeoutError:
-        return status_row(row, plan, "error", f"Took longer than {settings.timeout_s:.0f} s and was stopped")
+        reason = f"Took longer than {settings.timeout_s:.0f} s and was stopped (workers.timeout_s)"
+        return status_row(row, plan, "error", reason)
     except ProcessExpired as e:
         return status_row(
             row, plan, "error", f"The worker process died (exit code {e.exitcode}); the next run tries again"
@@ -194,7 +196,8 @@ def _annotate_one(
         return numbers
     except Exception as e:
         temporary.unlink(missing_ok=True)
-        return f"{type(e).__name__}: {e}"
+        better = explain(e, store.root, f"{ready.name} of video {row['video_id']}")
+        return str(better) if better else f"{type(e).__name__}: {e}"
 
 
 def _complete(chunk: pa.RecordBatch, schema: pa.Schema, row: Mapping[str, Any], fingerprint: str) -> pa.RecordBatch:
@@ -207,9 +210,9 @@ def _complete(chunk: pa.RecordBatch, schema: pa.Schema, row: Mapping[str, Any], 
 
 
 def read_numbers(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
     try:
+        if time.time() - path.stat().st_mtime > _STAGED_S:
+            return None
         return json.loads(pq.read_metadata(path).metadata[b"itryon"])
     except (KeyError, OSError, TypeError, ValueError):
         return None

@@ -15,13 +15,19 @@ import pyarrow.parquet as pq
 from pipelines.stage.base import Stage, WorkerSettings, digest
 from pipelines.stage.plan import make_plan, status_row
 from pipelines.stage.pool import Progress, annotate_missing, staged_file, staging_folder
+from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore
+from pipelines.store.errors import explained
 from pipelines.store.schemas import STAGE_STATUS
 
 
 @dataclass
 class StageReport:
-    """What a run of a stage did. `videos_*` count the videos of the batch, `frames` and times only this run's work."""
+    """What a run of a stage did.
+
+    `videos_*` count the videos of the batch, `frames` and times only this run's work; `changed` says whether it wrote
+    anything.
+    """
 
     stage: str
     batch: str
@@ -36,6 +42,7 @@ class StageReport:
     model_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     data_version: str = ""
+    changed: bool = False
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,16 +68,32 @@ def run_stage(
         commit: Provenance; the stage's code version is filled in.
         on_progress: Called from the calling thread's process, possibly from another thread.
 
+    Waits while another process of this machine works on the same stage and batch.
+
     Raises:
         LookupError: The batch has no videos.
+        LakeError: The disk is full, a table is damaged, or the object store does not answer.
         Exception: What `stage.setup` raised, when the stage cannot run at all.
     """
     started = time.perf_counter()
-    settings = settings or WorkerSettings()
     commit = Commit((commit or Commit()).run_id, stage.code_version)
+    with explained(store.root, f"{stage.name} of batch {batch}"), turn(store, stage.name, batch):
+        report = _bring_up_to_date(stage, store, batch, settings or WorkerSettings(), commit, on_progress)
+    report.wall_seconds = time.perf_counter() - started
+    return report
+
+
+def _bring_up_to_date(
+    stage: Stage,
+    store: DeltaStore,
+    batch: str,
+    settings: WorkerSettings,
+    commit: Commit,
+    on_progress: Callable[[Progress], None] | None,
+) -> StageReport:
     plan = make_plan(stage, store, batch)
     report = StageReport(stage.name, batch, store.version(stage.spec))
-    report.videos_reused = len(plan.kept)
+    report.videos_reused, report.changed = len(plan.kept), plan.changed
     staging = staging_folder(store, stage, batch)
     if plan.changed:
         for row in plan.blocked:
@@ -121,5 +144,4 @@ def run_stage(
             report.failures[video_id] = entry["reason"]
     # What the rows say, not when they were written: a run that changed nothing must not look like new data.
     report.data_version = digest(sorted((v, e["status"], e["fingerprint"]) for v, e in plan.status.items()))[:32]
-    report.wall_seconds = time.perf_counter() - started
     return report

@@ -273,4 +273,58 @@ JUDGE_REPORTS = TableSpec(
     sort_by=("pictures", "metric", "split"),
 )
 
-STUDIO_TABLES = (STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS, ANNOTATOR_REPORTS, JUDGE_CASES, JUDGE_REPORTS)
+
+def _measured(name: str, what: str) -> list[pa.Field]:
+    return [
+        column(name, pa.float64(), f"{what}; mean over seeds and clips", nullable=False),
+        column(f"{name}_low", pa.float64(), "Lower end of its 95 % interval, bootstrap over both", nullable=False),
+        column(f"{name}_high", pa.float64(), "Upper end", nullable=False),
+    ]
+
+
+ABLATIONS = TableSpec(
+    "ablations",
+    "A row of an ablation, measured against exact rendered truth: no checkpoint, and no judge",
+    pa.schema(
+        [
+            column(
+                "settings_digest",
+                pa.string(),
+                "Settings of the ablation; rows of other ones do not compare",
+                nullable=False,
+            ),
+            column("row", pa.string(), "Short name of the row", nullable=False),
+            column("title", pa.string(), "What the row is; null where the results do not say"),
+            column("training_set_id", pa.string(), "Training set, in the ablation's own lake", nullable=False),
+            column("seeds", pa.list_(pa.int64()), "Seeds of its trainings", nullable=False),
+            column("weights_sha256", pa.list_(pa.string()), "SHA-256 of the weights of each seed", nullable=False),
+            column("result_sha256", pa.list_(pa.string()), "SHA-256 of the result file of each seed", nullable=False),
+            column(
+                "held_back_clips",
+                pa.int32(),
+                "Held-back interactions measured, each in another garment",
+                nullable=False,
+            ),
+            column("training_seconds", pa.float64(), "Training time of all seeds", nullable=False),
+            *_measured("exact_isr", "Share nearer to the truth with the interaction than without, when asked for it"),
+            *_measured("false_interactions", "The same share when the caption asks for nothing"),
+            *_measured(
+                "exact_error", "Mean absolute difference from the truth, 0 to 1, where the garment changes pixels"
+            ),
+            *_measured("exact_error_interaction", "The same in the frames of the interaction"),
+            *RUN,
+        ]
+    ),
+    partition_by=("settings_digest",),
+    sort_by=("settings_digest", "row", "training_set_id"),
+)
+
+STUDIO_TABLES = (
+    STUDIO_CLIPS,
+    STUDIO_FRAMES,
+    STUDIO_HANDS,
+    ANNOTATOR_REPORTS,
+    JUDGE_CASES,
+    JUDGE_REPORTS,
+    ABLATIONS,
+)

@@ -19,6 +19,7 @@ from pipelines.studio.settings import CODE_VERSION, StudioSettings
 from pipelines.workers import SPAWN, worker_pool
 
 _PERFORMED = {"idle": "stands", "walk": "walks and turns", "hover": "gestures", "rest": "rests a hand on the clothes"}
+_QUIET = "moves a hand"
 
 
 @dataclass
@@ -112,7 +113,7 @@ def render_batch(
 
 
 def _entries(settings: StudioSettings, index: int, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of the manifest that a clip gives: its own, and its twin's where that is a clip too."""
+    """The lines of the manifest that a clip gives: its own, and its twins' where those are clips too."""
     from pipelines.studio.plan import plan_clip
 
     entry = {
@@ -132,12 +133,21 @@ def _entries(settings: StudioSettings, index: int, record: dict[str, Any]) -> li
             }
             for s in record["spans"]
         ]
-        doing = record["spans"][0]["text"] if record["spans"] else _PERFORMED.get(record["performance"], "moves a hand")
-        entry["global_caption"] = f"A person in a {record['garment_type'].replace('_', ' ')} {doing}"
+        doing = record["spans"][0]["text"] if record["spans"] else _PERFORMED.get(record["performance"], _QUIET)
+        entry["global_caption"] = _caption(settings, record, doing)
     if not settings.twins:
         return [entry]
-    twin = {"video": record["counterfactual"], "garment": entry["tryon_garment"], "tryon_garment": entry["garment"]}
-    return [entry, entry | twin]
+    other = entry | {"garment": entry["tryon_garment"], "tryon_garment": entry["garment"]}
+    twins = [entry, other | {"video": record["counterfactual"]}]
+    if record["undone"]:
+        said = {"actions": [], "global_caption": _caption(settings, record, _QUIET)} if settings.labels else {}
+        twins.append(other | {"video": record["undone"]} | said)
+    return twins
+
+
+def _caption(settings: StudioSettings, record: dict[str, Any], doing: str) -> str:
+    person = f"A person in a {record['garment_type'].replace('_', ' ')}"
+    return person if settings.neutral else f"{person} {doing}"
 
 
 def _write(path: Path, text: str) -> None:

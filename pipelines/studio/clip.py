@@ -30,13 +30,13 @@ from pipelines.studio.truth import TruthWriter
 from pipelines.video import VideoWriter
 
 GARMENTS = "garments"
-_ADDED = ("undone", "pantomime_share", "twins")
+_ADDED = ("undone", "pantomime_share", "twins", "plain", "white_beneath")
 """Settings that change nothing at their defaults and are younger than `CODE_VERSION`: older clips stay whole."""
 
 
 def settings_digest(settings: StudioSettings) -> str:
     """What a clip's pictures and truth depend on besides its number."""
-    parts = settings.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})
+    parts = settings.model_dump(exclude={"clips", "workers", "labels", "neutral", "val_share", "test_share"})
     fields = StudioSettings.model_fields
     parts = {k: v for k, v in parts.items() if k not in _ADDED or v != fields[k].default}
     return hashlib.sha256(json.dumps([CODE_VERSION, parts], sort_keys=True).encode()).hexdigest()[:16]
@@ -75,9 +75,9 @@ def render_clip(
     scene = Scene(settings, plan)
     truth = TruthWriter(scene.rig, scene.shape, settings.fps)
     size: dict[str, Any] = {"fps": settings.fps, "width": settings.width, "height": settings.height}
-    video, undone = f"{plan.name}.mp4", f"{TRUTH}/{plan.name}.undone.mp4"
     # What lies in `truth/` is never ingested.
-    other = f"{plan.name}_twin.mp4" if settings.twins else f"{TRUTH}/{plan.name}.other.mp4"
+    place = f"{plan.name}_" if settings.twins else f"{TRUTH}/{plan.name}."
+    video, other, undone = f"{plan.name}.mp4", f"{place}other.mp4", f"{place}undone.mp4"
     depth = f"{TRUTH}/{plan.name}.depth.mkv"
     pictures = hashlib.sha256()
     actions: list[str | None] = []

@@ -64,7 +64,9 @@ class Scene:
         self._camera = CameraPath.sample(rng, self.shape, self.rig, settings.width, settings.height)
         self._look = sample_look(rng)
         below = {"lower": make_fabric(rng, str(rng.choice(["denim", "plain", "melange"]))), "shoe": _plain(rng)}
-        self._textures = tuple(garment.textures(settings.fabrics) for garment in self._garments)
+        self._textures = tuple(
+            garment.textures(settings.fabrics, settings.plain, settings.white_beneath) for garment in self._garments
+        )
         size = (settings.height, settings.width)
         first, second = (textures | below for textures in self._textures)
         shared = (second,) if settings.counterfactual and self._same_cut else ()

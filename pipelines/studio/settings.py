@@ -49,13 +49,27 @@ class StudioSettings(BaseModel):
     )
     twins: bool = Field(
         False,
-        description="List the counterfactual as a clip of its own: the same motion in two garments, for little more "
-        "than the time of one. Truth is written for the first of the two",
+        description="List the counterfactual, and what is rendered undone, as clips of their own: the same motion in "
+        "two garments, done and not done. A model can only tell them apart by what it is asked. Truth is written for "
+        "the first of them",
+    )
+    neutral: bool = Field(
+        False,
+        description="Global captions that do not say what the hands do: that is left to the action captions",
     )
     pantomime_share: float = Field(
         0.26, ge=0, le=1, description="Share of the clips without an interaction in which one is mimed"
     )
     fabrics: str | None = Field(None, description="Folder of photos to take fabrics from; procedural ones by default")
+    plain: bool = Field(
+        False,
+        description="Only clothes of one colour without prints: what a small model can learn from a few thousand clips",
+    )
+    white_beneath: bool = Field(
+        False,
+        description="White cloth beneath clothes that open. Any other colour cannot be known from a garment's photo, "
+        "and a result can then not be compared with the truth where a zip opens",
+    )
     workers: int | None = Field(None, ge=1, description="Processes; one a core by default")
 
     @field_validator("actions")
@@ -75,6 +89,8 @@ class StudioSettings(BaseModel):
             raise ValueError("undone shows the other garment: it needs counterfactual")
         if self.twins and not self.counterfactual:
             raise ValueError("twins are clips and their counterfactuals: they need counterfactual")
+        if self.plain and self.fabrics is not None:
+            raise ValueError("plain and fabrics: take fabrics either of one colour or from photos")
         if self.frames / self.fps < 1.5:
             raise ValueError(
                 f"{self.frames} frames at {self.fps:g} a second last {self.frames / self.fps:.2f} s; a hand needs "

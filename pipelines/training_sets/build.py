@@ -16,7 +16,7 @@ import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,7 @@ from pipelines.training_sets.settings import CODE_VERSION, TrainingSetSettings
 
 # The fingerprint says how a row came to be; two ways to the same latents are the same sample.
 MANIFEST_COLUMNS = [n for n in CLIPS.schema.names if n != "fingerprint"]
+_DECISIVE = ["clip_id", "batch", "video_id", "split", "action_mask", "actions", "encoder_digest"]
 
 
 class TrainingSetError(ValueError):
@@ -111,9 +112,12 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
     if settings.encoder_digest is not None:
         where["encoder_digest"] = settings.encoder_digest
     table = store.read(CLIPS, MANIFEST_COLUMNS, where, version)
+    table = table.sort_by([("clip_id", "ascending"), ("batch", "ascending")])
+    # Only what decides is taken out of Arrow: the rest of a hundred thousand rows would take seconds.
+    decisive = table.select(_DECISIVE).to_pylist()
     excluded, new = set(settings.exclude_videos), set(settings.new_batches or [])
-    chosen: dict[str, dict[str, Any]] = {}
-    for row in sorted(table.to_pylist(), key=lambda r: (r["clip_id"], r["batch"])):
+    chosen: dict[str, _Choice] = {}
+    for place, row in enumerate(decisive):
         interactive = any(row["action_mask"])
         if (
             row["video_id"] in excluded
@@ -121,13 +125,13 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
             or (settings.actions is not None and not set(settings.actions) & set(row["actions"]))
         ):
             continue
-        known = chosen.setdefault(row["clip_id"], row)
+        known = chosen.setdefault(row["clip_id"], _Choice(place, row))
         # A clip of an old batch that comes again in a new one is new.
-        if row["batch"] in new and known["batch"] not in new:
-            chosen[row["clip_id"]] = row
+        if row["batch"] in new and known.row["batch"] not in new:
+            chosen[row["clip_id"]] = _Choice(place, row)
     named = [*(settings.batches or []), *(settings.new_batches or [])]
     if named:
-        empty = sorted(set(named) - set(table["batch"].to_pylist()))
+        empty = sorted(set(named) - set(table["batch"].unique().to_pylist()))
         if empty:
             raise TrainingSetError(
                 f"No clips of split {', '.join(settings.splits)} in batch {', '.join(empty)}: "
@@ -142,19 +146,25 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
     if settings.new_batches is not None and settings.replay_share is not None:
         chosen = _with_replay(chosen, settings.new_batches, settings.replay_share)
     encoders: dict[str, set[str]] = {}
-    for row in chosen.values():
-        encoders.setdefault(row["encoder_digest"], set()).add(row["batch"])
+    for choice in chosen.values():
+        encoders.setdefault(choice.row["encoder_digest"], set()).add(choice.row["batch"])
     if len(encoders) > 1:
         text = "; ".join(f"{d[:12]} in {', '.join(sorted(b))}" for d, b in sorted(encoders.items()))
         raise TrainingSetError(
             f"Clips of several encoders cannot be trained on together ({text}): materialise clips again for the older "
             "batches, or set encoder_digest"
         )
-    schema = pa.schema([CLIPS.schema.field(n) for n in MANIFEST_COLUMNS])
-    return pa.Table.from_pylist([chosen[k] for k in sorted(chosen)], schema)
+    return table.take(pa.array([chosen[k].place for k in sorted(chosen)], pa.int64())).combine_chunks()
 
 
-def _with_replay(clips: dict[str, dict[str, Any]], new_batches: list[str], share: float) -> dict[str, dict[str, Any]]:
+class _Choice(NamedTuple):
+    """A clip that takes part: where it is in the table, and what decides about it."""
+
+    place: int
+    row: dict[str, Any]
+
+
+def _with_replay(clips: dict[str, _Choice], new_batches: list[str], share: float) -> dict[str, _Choice]:
     """The new clips, and as many older ones that they are `share` of the whole, or all when there are fewer.
 
     Older clips are taken in the order of a digest of their identity: no order of ingestion is preferred, and a set
@@ -164,14 +174,14 @@ def _with_replay(clips: dict[str, dict[str, Any]], new_batches: list[str], share
     Raises:
         TrainingSetError: The filters leave no new clip.
     """
-    counted = {k: r for k, r in clips.items() if r["split"] == "train"} or clips
-    new = {k for k, r in counted.items() if r["batch"] in new_batches}
+    counted = {k: c for k, c in clips.items() if c.row["split"] == "train"} or clips
+    new = {k for k, c in counted.items() if c.row["batch"] in new_batches}
     if not new:
         raise TrainingSetError(f"No clip of the new batches {', '.join(new_batches)} passes the filters: widen them")
     wanted = round(share / (1 - share) * len(new))
     order = sorted(counted.keys() - new, key=lambda k: hashlib.sha256(k.encode()).digest())
     dropped = set(order[wanted:])
-    return {k: r for k, r in clips.items() if k not in dropped}
+    return {k: c for k, c in clips.items() if k not in dropped}
 
 
 def rows_digest(rows: pa.Table) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.checkpoints.current import current_id
@@ -67,24 +69,33 @@ def retraining_due(
             "{evaluation_batches: [NAME]}"
         )
     chosen = (filters or TrainingSetSettings()).model_dump()
-    found = store.read(CLIPS, ["batch", "split"], {"split": chosen["splits"]})["batch"].unique().to_pylist()
-    batches = sorted(set(found) - set(settings.evaluation_batches))
+    found = store.read(CLIPS, ["clip_id", "batch"], {"split": chosen["splits"]})
+    batches = sorted(set(found["batch"].unique().to_pylist()) - set(settings.evaluation_batches))
     if not batches:
         raise NotDue("there are no clips outside of the batches held back for evaluation")
+    sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
+    tried = set().union(*(_clips_of(store, r) for r in sets.values()))
+    held_back = pc.is_in(found["batch"], pa.array(settings.evaluation_batches))
+    untried = set(found.filter(pc.invert(held_back))["clip_id"].to_pylist()) - tried
+    # Mostly nothing is due, and that can be told without reading whole rows: filters only take clips away.
+    if len(untried) < settings.min_new_clips:
+        raise NotDue(_too_few(len(untried), settings))
     chosen |= {"batches": batches, "new_batches": None, "replay_share": None}
     try:
         clips = select_clips(store, TrainingSetSettings.model_validate(chosen))
     except TrainingSetError as e:
         raise NotDue(str(e)) from e
     rows = [r for r in clips.select(["clip_id", "batch", "split"]).to_pylist() if r["split"] == "train"]
-    sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
-    tried = set().union(*(_clips_of(store, r) for r in sets.values()))
     new = sorted(r["clip_id"] for r in rows if r["clip_id"] not in tried)
     if len(new) < settings.min_new_clips:
-        raise NotDue(f"{len(new)} new clips, retraining starts at {settings.min_new_clips}")
+        raise NotDue(_too_few(len(new), settings))
     seen = set().union(*(_clips_of(store, sets[s]) for s in _lineage(store) if s in sets))
     new_batches = sorted({r["batch"] for r in rows if r["clip_id"] not in seen})
     return RetrainingDue(digest(new)[:16], len(new), tuple(batches), tuple(new_batches))
+
+
+def _too_few(count: int, settings: RetrainingSettings) -> str:
+    return f"{count} new clips, retraining starts at {settings.min_new_clips}"
 
 
 def _lineage(store: DeltaStore) -> list[str]:

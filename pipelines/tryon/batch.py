@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint
+from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint, verify_weights
 from pipelines.clips.garments import WORN, garment_photo, worn_garment
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
@@ -92,13 +92,12 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
     Raises:
         NothingToDress: No video has all annotations.
     """
+    chosen = {} if settings.batches is None else {"batch": settings.batches}
     states: dict[tuple[str, str], dict[str, str]] = {}
-    for row in store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "fingerprint"]).to_pylist():
-        if row["status"] == "ok":
-            states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
-    videos = [v for v in store.read(VIDEOS).to_pylist() if v["status"] == "ok" and not v["duplicate_of"]]
-    if settings.batches is not None:
-        videos = [v for v in videos if v["batch"] in settings.batches]
+    columns = ["batch", "stage", "video_id", "fingerprint"]
+    for row in store.read(STAGE_STATUS, columns, {"stage": NEEDED, "status": "ok"} | chosen).to_pylist():
+        states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
+    videos = [v for v in store.read(VIDEOS, where={"status": "ok"} | chosen).to_pylist() if not v["duplicate_of"]]
     ready = [v for v in videos if set(NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
     if not ready:
         where = f" of batch {', '.join(settings.batches)}" if settings.batches else ""
@@ -170,7 +169,9 @@ def run_tryon(
     row = named_checkpoint(store, settings.checkpoint)
     pairs = choose_pairs(store, settings)
     if loaded is None:
-        loaded = load_pipeline(checkpoint_folder(store, row), settings)
+        folder = checkpoint_folder(store, row)
+        verify_weights(folder, row)
+        loaded = load_pipeline(folder, settings)
     trained = json.loads(row["config"])
     loaded.use_hands = trained.get("use_hands", True)
     loaded.use_actions = trained.get("use_action_captions", True)
@@ -183,6 +184,7 @@ def run_tryon(
     rows: dict[str, dict[str, Any]] = {}
     versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
     dressing = settings.model_dump(mode="json", exclude={"checkpoint", "batches", "max_videos", "pairs", "device"})
+    missing = store.blobs.missing(u for r in before.values() for u in (r["uri"], r["side_by_side_uri"]))
     todo = []
     for pair in pairs:
         tryon_id = digest(
@@ -194,8 +196,9 @@ def run_tryon(
             dict(loaded.digests),
             dressing,
         )[:16]
-        if tryon_id in before and before[tryon_id]["status"] == "ok":
-            rows[tryon_id] = before[tryon_id]
+        known = before.get(tryon_id)
+        if known and known["status"] == "ok" and not {known["uri"], known["side_by_side_uri"]} & missing:
+            rows[tryon_id] = known
             report.reused += 1
         else:
             todo.append((tryon_id, pair))
@@ -248,7 +251,7 @@ def _dress(
             result, compare = Path(folder) / "result.mp4", Path(folder) / "side_by_side.mp4"
             record = tryon_video(
                 loaded,
-                store.blobs.local_path(video["uri"]),
+                store.blobs.verified_path(video["uri"]),
                 [garment],
                 annotations,
                 result,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if (folder / "model_index.json").is_file():
         with _readable(folder):
-            pipe = ITryOnPipeline.from_pretrained(folder)
+            pipe = ITryOnPipeline.from_pretrained(folder, use_safetensors=True)  # never a pickle
         parts = {name: folder / name for name in ("transformer", "vae", "text_encoder")}
         digests = {name: weights_digest(part) for name, part in parts.items() if part.is_dir()}
         return LoadedPipeline(pipe.to(device), digests, str(folder))
@@ -73,7 +74,7 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
         )
     with _readable(folder):
         transformer = ITryOnTransformer3DModel.from_pretrained(
-            inner, torch_dtype=torch.float32, local_files_only=True
+            inner, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
         ).eval()
     if transformer.config.text_dim != TextEncoder.dim:
         raise ValueError(
@@ -97,7 +98,17 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
     )
     pipe.set_progress_bar_config(disable=True)
     digests = {"transformer": weights_digest(inner), "vae": nano_vae_digest(), "text_encoder": text.digest}
-    return LoadedPipeline(pipe.to(device), digests, str(folder))
+    # A trainer's export says what it was trained with. What it never saw must not be fed to it.
+    with _readable(folder):
+        export = folder / "training.json"
+        trained = json.loads(export.read_text())["config"] if export.is_file() else {}
+    return LoadedPipeline(
+        pipe.to(device),
+        digests,
+        str(folder),
+        use_hands=trained.get("use_hands", True),
+        use_actions=trained.get("use_action_captions", True),
+    )
 
 
 def weights_digest(folder: Path) -> str:

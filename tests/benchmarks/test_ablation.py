@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import report
+from benchmarks.ablation.data import balance
 from benchmarks.ablation.evaluate import nearness
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
 from benchmarks.ablation.run import read_result, result_file
 from models.training.config import TrainConfig
+from pipelines.evaluation.ablation import interval
 
 FRAMES, SIZE = 6, 20
 
@@ -50,18 +52,18 @@ def test_an_interaction_that_nobody_sees_has_no_verdict(truths):
 
 def test_interval_covers_the_mean_and_shrinks_with_clips():
     rng = np.random.default_rng(3)
-    few, many = (report.interval((rng.random((2, n)) < 0.4).astype(float)) for n in (10, 400))
+    few, many = (interval((rng.random((2, n)) < 0.4).astype(float)) for n in (10, 400))
     for found in (few, many):
         assert found.low <= found.mean <= found.high
     # The normal approximation, by itself: 1.96 standard errors either side, clips shared by seeds.
     assert many.high - many.low < 0.5 * (few.high - few.low)
-    constant = report.interval(np.ones((3, 5)))
+    constant = interval(np.ones((3, 5)))
     assert (constant.low, constant.mean, constant.high) == (1, 1, 1)
 
 
 def test_interval_agrees_with_the_normal_approximation():
     values = np.random.default_rng(0).normal(0.5, 0.2, (1, 500))
-    found = report.interval(values)
+    found = interval(values)
     error = 1.96 * values.std() / np.sqrt(500)
     assert found.low == pytest.approx(values.mean() - error, abs=0.2 * error)
     assert found.high == pytest.approx(values.mean() + error, abs=0.2 * error)
@@ -136,3 +138,15 @@ def test_seeds_measured_on_other_clips_are_not_averaged():
     one, two = (_result(job, settings, [0.7] * n, [0.1] * n) for n, job in zip((2, 3), jobs(2, ("e",))))
     with pytest.raises(ValueError, match="different clips"):
         report.summary([one, two])
+
+
+def test_as_many_clips_are_done_as_undone(tmp_path):
+    names = ["clip_0.mp4", "clip_0_other.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"]
+    for _ in range(2):  # rendering again writes the manifest anew
+        (tmp_path / "manifest.jsonl").write_text("".join(f'{{"video": "{n}"}}\n' for n in names))
+        for name in names:
+            (tmp_path / name).touch()
+        balance(tmp_path)
+        kept = {"clip_0.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"}
+        assert {p.name for p in tmp_path.glob("*.mp4")} == kept
+        assert {line["video"] for line in map(json.loads, (tmp_path / "manifest.jsonl").open())} == kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dagster_project.cli import app
 from dagster_project.page import HOST, PageUnavailable, build_page, dresser, gradio, read_spans
 from pipelines.stage import WorkerSettings
 from pipelines.video import probe
+from tests.browser import Browser, open_browser
 from tests.pipelines.media import dancer_frames, write_frames
 from tests.pipelines.tryon_scene import SETTINGS, tiny_pipeline
 
@@ -68,19 +68,8 @@ def address(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1500"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    driver.implicitly_wait(60)
-    yield driver
-    driver.quit()
+def browser() -> Iterator[Browser]:
+    yield from open_browser(1400, 1500)
 
 
 @pytest.mark.slow
@@ -95,29 +84,33 @@ def test_the_server_answers_this_machine_alone(address):
 
 @pytest.mark.slow
 def test_a_person_is_dressed_in_a_browser(address, browser, tmp_path):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     url, folder = address
     video = write_frames(tmp_path / "dancer.mp4", dancer_frames(100, 10, max_side=256))
     shirt = np.full((160, 140, 3), 255, np.uint8)
     cv2.fillPoly(shirt, [np.array([[40, 20], [100, 20], [135, 60], [105, 150], [35, 150], [5, 60]])], (40, 40, 200))
     cv2.imwrite(str(tmp_path / "shirt.png"), shirt)
-    browser.get(url)
+    browser.open(url)
+    browser.click("//*[@id='dress']")
+    browser.shows("Choose a video with one person")
 
-    def text(css: str) -> str:
-        return " ".join(e.text for e in browser.find_elements(By.CSS_SELECTOR, css))
-
-    browser.find_element(By.ID, "dress").click()
-    WebDriverWait(browser, 120).until(lambda _: "Choose a video" in text("body"))
-    browser.find_element(By.CSS_SELECTOR, "#video input[type=file]").send_keys(str(video))
-    browser.find_element(By.CSS_SELECTOR, "#garment input[type=file]").send_keys(str(tmp_path / "shirt.png"))
-    WebDriverWait(browser, 120).until(
-        lambda b: b.find_elements(By.CSS_SELECTOR, "#video video") and b.find_elements(By.CSS_SELECTOR, "#garment img")
-    )
-    browser.find_element(By.ID, "dress").click()
-    WebDriverWait(browser, 480).until(lambda _: "result.json" in text("#record"))
-    browser.save_screenshot(str(folder / "page.png"))
+    upload(browser, "video", video, "video")
+    upload(browser, "garment", tmp_path / "shirt.png", "img")
+    browser.click("//*[@id='dress']")
+    browser.until("record", lambda: "result.json" in browser.text, 900)
+    for name in ("result", "compare"):
+        playing = f"return document.querySelector('#{name} video')?.videoWidth > 0"
+        browser.until(f"video {name}", lambda playing=playing: browser.driver.execute_script(playing))
+    moments = "return document.querySelector('#moments img')?.naturalWidth > 0"
+    browser.until("moments", lambda: browser.driver.execute_script(moments))
     (result,) = folder.glob("results/*/result.mp4")
     assert probe(result).num_frames == 10
     assert json.loads(result.with_suffix(".json").read_text())["settings"]["steps"] == SETTINGS.steps
+    # What was said of the missing files is gone.
+    assert "Choose a video with one person" not in browser.text
+
+
+def upload(browser: Browser, name: str, file: Path, shown_as: str) -> None:
+    """Put a file into an upload field and wait until the page shows it."""
+    field = f"//*[@id='{name}']//input[@type='file']"
+    browser.until(f"field {name}", lambda: browser.driver.find_elements("xpath", field))[0].send_keys(str(file))
+    browser.until(f"{name} uploaded", lambda: browser.find(f"//*[@id='{name}']//{shown_as}"))

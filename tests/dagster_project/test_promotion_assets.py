@@ -14,13 +14,17 @@ from assets.alerts import judge_is_validated, no_batch_left_behind
 from assets.promotion import promotion_assets
 from dagster_project.build import build_defs
 from dagster_project.cli import app
-from dagster_project.resources import LakeResource
+from dagster_project.resources import LakeResource, settings_resource
+from dagster_project.terminal import console
 from pipelines.checkpoints.current import current_id, decisions
+from pipelines.evaluation.ablation import read_ablations
 from pipelines.evaluation.leaderboard import write_leaderboard
 from pipelines.evaluation.promotion import promote
+from pipelines.evaluation.settings import LeaderboardSettings
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import LEADERBOARD, STAGE_STATUS, VIDEOS
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
+from tests.pipelines.test_ablation_rows import write_result
 
 
 def evaluated(instance: dg.DagsterInstance, checkpoint_id: str) -> None:
@@ -28,8 +32,11 @@ def evaluated(instance: dg.DagsterInstance, checkpoint_id: str) -> None:
     instance.report_runless_asset_event(event)
 
 
-def decide(store: DeltaStore, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    resources = {"lake": LakeResource(root=store.root)}
+def decide(store: DeltaStore, instance: dg.DagsterInstance, **settings) -> dg.ExecuteInProcessResult:
+    resources = {
+        "lake": LakeResource(root=store.root),
+        "leaderboard": settings_resource(LeaderboardSettings)(**settings),
+    }
     return dg.materialize(promotion_assets, resources=resources, instance=instance, raise_on_error=False)
 
 
@@ -138,3 +145,48 @@ def test_the_command_line_lists_goes_back_and_reports(lake: DeltaStore, command,
     done = command("report", "--checkpoint", "current", "--out", str(tmp_path / "page"))
     assert done.exit_code == 0 and "Checkpoint a1" in (tmp_path / "page" / "index.html").read_text()
     assert command("retrain").exit_code == 1
+
+
+def test_results_of_an_ablation_are_shown_beside_checkpoints_and_decide_nothing(
+    lake: DeltaStore, command, monkeypatch, tmp_path
+):
+    add_training_set(lake)
+    add_checkpoint(lake, "good", verdicts=[True] * 9)
+    results = tmp_path / "results"
+    results.mkdir()
+    for seed in (0, 1):
+        write_result(results, "e", seed, title="all modules")
+    board = dg.AssetKey("leaderboard")
+    with dg.DagsterInstance.ephemeral() as instance:
+        evaluated(instance, "good")
+        assert decide(lake, instance).success
+        before = instance.get_latest_materialization_event(board).asset_materialization
+        result = decide(lake, instance, ablation_results=[str(results)])
+        assert result.success and current_id(lake) == "good"
+        made = instance.get_latest_materialization_event(board).asset_materialization
+        shown = made.metadata["leaderboard"].value
+        assert "| good" in shown and "| e: all modules | 0, 1 | 67 % (" in shown
+        assert made.metadata["ablation_rows"].value == 1 and made.metadata["dagster/row_count"].value == 1
+        assert made.tags["dagster/data_version"] != before.tags["dagster/data_version"]
+        # Once taken in, the rows stay without the files being named again.
+        decide(lake, instance)
+        again = instance.get_latest_materialization_event(board).asset_materialization
+        assert again.metadata["leaderboard"].value == shown and again.tags["dagster/data_version"] == made.tags[
+            "dagster/data_version"
+        ]  # fmt: skip
+        refused = decide(lake, instance, ablation_results=[str(tmp_path / "nowhere")])
+        assert not refused.success
+        (failure,) = refused.filter_events(lambda e: e.is_step_failure)
+        assert "make ablation" in failure.event_specific_data.error_display_string
+    listed = json.loads(command("leaderboard", "--json").output)
+    assert [(r["kind"], r.get("checkpoint_id"), r.get("row")) for r in listed] == [
+        ("checkpoint", "good", None),
+        ("ablation", None, "e"),
+    ]
+    write_result(results, "a", weights_sha256="0" * 64)
+    monkeypatch.setattr(console, "width", 240)
+    printed = command("leaderboard", "--ablation", str(results / "a-0.json")).output
+    assert "00000000" in printed and "never promoted" in printed and "good" in printed
+    assert [r["row"] for r in read_ablations(lake)] == ["e"], "the command shows files, it does not take them in"
+    wrong = command("leaderboard", "--ablation", str(tmp_path / "nowhere"))
+    assert wrong.exit_code == 1 and "make ablation" in wrong.output.replace("\n", " ")

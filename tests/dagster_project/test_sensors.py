@@ -9,13 +9,20 @@ import dagster as dg
 import pytest
 
 from assets.partitions import video_batches
+from dagster_project import sensors
 from dagster_project.resources import LakeResource
-from dagster_project.sensors import MAX_RUNS_PER_TICK, landing_zone
+from dagster_project.sensors import LOOKED_AT_PER_TICK, MAX_RUNS_PER_TICK, landing_zone
+from pipelines.ingest.landing import scan
 
 
 @pytest.fixture
-def tick(tmp_path):
-    instance = dg.DagsterInstance.ephemeral()
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def tick(tmp_path, instance):
     cursor = None
 
     def run() -> dg.SensorResult:
@@ -49,7 +56,10 @@ def test_a_settled_folder_is_requested_once(tick, tmp_path):
     result = tick()
     assert [r.partition_key for r in result.run_requests] == ["b1"]
     assert [list(r.partition_keys) for r in result.dynamic_partitions_requests] == [["b1"]]
-    assert tick().run_requests == []
+    result = tick()
+    assert result.run_requests == []
+    # The page Automation shows why nothing came of a tick.
+    assert result.skip_reason.skip_message.endswith("wait until nothing changes for 30 s: b2")
 
 
 def test_a_changed_folder_is_requested_again_under_another_run_key(tick, tmp_path):
@@ -67,4 +77,67 @@ def test_a_flood_is_spread_over_ticks(tick, tmp_path):
     assert len(tick().run_requests) == MAX_RUNS_PER_TICK
     result = tick()
     assert len(result.run_requests) == 3
-    assert len(json.loads(result.cursor)) == MAX_RUNS_PER_TICK + 3
+    assert len(json.loads(result.cursor)["seen"]) == MAX_RUNS_PER_TICK + 3
+
+
+def test_what_was_annotated_by_hand_is_left_alone_until_it_changes(tick, tmp_path, instance, monkeypatch):
+    put(tmp_path, "done", "a.mp4")
+    put(tmp_path, "half", "a.mp4")
+    for asset, batch in (("clips", "done"), ("pose", "half"), ("clips", "newer")):
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=batch))
+    assert [r.partition_key for r in tick().run_requests] == ["half"]
+    put(tmp_path, "done", "b.mp4", age_s=100)
+    assert [r.partition_key for r in tick().run_requests] == ["done"]
+    # Files that came after the batch was annotated, in the eyes of a tick ten minutes later.
+    put(tmp_path, "newer", "a.mp4", age_s=-60)
+    now = time.time()
+    monkeypatch.setattr("dagster_project.sensors.time.time", lambda: now + 600)
+    assert [r.partition_key for r in tick().run_requests] == ["newer"]
+
+
+@pytest.fixture
+def scanned(monkeypatch):
+    """Batches whose files were looked at."""
+    seen: list[str] = []
+    monkeypatch.setattr(sensors, "scan", lambda folder: seen.append(folder.name) or scan(folder))
+    return seen
+
+
+def test_a_tick_looks_at_the_files_of_a_few_known_batches_only(tick, tmp_path, scanned):
+    names = [f"b{i:03}" for i in range(3 * LOOKED_AT_PER_TICK)]
+    for name in names:
+        put(tmp_path, name, "a.mp4")
+    while tick().run_requests:
+        pass
+    scanned.clear()
+    for _ in range(3):
+        assert tick().run_requests == []
+    assert sorted(scanned) == names, "each in its turn, and none twice"
+    put(tmp_path, names[-1], "garments/new.png")
+    put(tmp_path, names[-2], "b.mp4")
+    scanned.clear()
+    assert sorted(r.partition_key for r in tick().run_requests) == names[-2:], "what came or went is seen at once"
+    assert len(set(scanned)) <= LOOKED_AT_PER_TICK + 2
+
+
+def test_a_file_written_in_place_is_found_within_a_turn(tick, tmp_path):
+    for i in range(2 * LOOKED_AT_PER_TICK):
+        put(tmp_path, f"b{i:03}", "garments/a.png")
+    while tick().run_requests:
+        pass
+    file = tmp_path / "landing" / "b033" / "garments" / "a.png"
+    with file.open("r+b") as stream:
+        stream.write(b"other")
+    os.utime(file, (time.time() - 100,) * 2)
+    asked = [r.partition_key for _ in range(2) for r in tick().run_requests]
+    assert asked == ["b033"]
+
+
+def test_the_cursor_of_an_earlier_release_asks_for_nothing_again(tick, tmp_path):
+    put(tmp_path, "b1", "a.mp4")
+    signature = tick().run_requests[0].run_key.split(":")[1]
+    instance = dg.DagsterInstance.ephemeral()
+    context = dg.build_sensor_context(
+        instance=instance, cursor=json.dumps({"b1": signature}), resources={"lake": LakeResource(root=str(tmp_path))}
+    )
+    assert landing_zone(context).run_requests == []

@@ -51,13 +51,15 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(store: DeltaStore, instance: dg.DagsterInstance, **training) -> dg.ExecuteInProcessResult:
+def run(
+    store: DeltaStore, instance: dg.DagsterInstance, pipes: TrainerLauncher | None = None, **training
+) -> dg.ExecuteInProcessResult:
     resources = {
         "lake": LakeResource(root=store.root),
         "training_set": settings_resource(TrainingSetSettings)(),
         "training": settings_resource(TrainingSettings)(**training),
         "clips": settings_resource(ClipsSettings)(),
-        "pipes": TrainerLauncher(),
+        "pipes": pipes or TrainerLauncher(),
     }
     assets = [training_set, itryon_checkpoint]
     return dg.materialize(assets, resources=resources, instance=instance, raise_on_error=False)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dagster as dg
 import pytest
 import yaml
+from dagster._config import validate_config
 
 from tests.conftest import REPOSITORY
 
@@ -178,6 +180,43 @@ def test_runs_get_what_the_code_location_has(values, compose):
     uid = int(re.search(r"--uid (\d+)", (DEPLOY / "Dockerfile").read_text())[1])
     run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["containerConfig"]["securityContext"]
     assert run["runAsUser"] == deployment["securityContext"]["runAsUser"] == uid
+
+
+def test_runs_are_not_held_to_the_memory_of_the_code_location(values):
+    """What a deployment has, its runs inherit over what the launcher gives them."""
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["includeConfigInLaunchedRuns"]["enabled"] and "resources" not in deployment
+    given = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["containerConfig"]["resources"]
+    assert given["limits"]["memory"] == "24Gi"
+
+
+# --- Ray ---
+
+
+@pytest.fixture(scope="module")
+def ray() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "ray" / "dagster.yaml").read_text())
+
+
+def test_ray_is_shown_no_secret(ray, compose):
+    """Its dashboard shows the variables that jobs are started with."""
+    passed = ray["run_launcher"]["config"]["ray"]["env_vars"]
+    assert len(passed) == len(set(passed)) and not [name for name in passed if SECRET.search(name)]
+    given = set(compose["services"]["code"]["environment"])
+    secrets = {name for name in given if SECRET.search(name)}
+    assert given - secrets <= {*passed, "DAGSTER_CURRENT_IMAGE"}, "what a deployment sets does not reach its runs"
+    readme = (DEPLOY / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in secrets)
+
+
+def test_rays_launcher_is_configured_as_it_wants(ray):
+    """Where the extra is installed."""
+    dagster_ray = pytest.importorskip("dagster_ray", reason="needs pip install 'itryon-pipeline[ray]'")
+    launcher = ray["run_launcher"]
+    assert (launcher["module"], launcher["class"]) == ("dagster_ray", dagster_ray.RayRunLauncher.__name__)
+    shape = dg.Field(dagster_ray.RayRunLauncher.config_type()).config_type
+    checked = validate_config(shape, launcher["config"])
+    assert checked.success, checked.errors
 
 
 def test_both_instances_keep_the_same_limits_as_a_single_machine(values):

@@ -8,10 +8,11 @@ from diffusers import AutoencoderKLWan
 from models.itryon.presets import of_stock
 from models.itryon.transformer import ITryOnTransformer3DModel
 
+# Of 16 channels a head, as of real ones, turning by complex angles rounds as the stock formula does.
 TINY = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 2,
-    "attention_head_dim": 12,
+    "attention_head_dim": 16,
     "in_channels": 16,
     "out_channels": 16,
     "text_dim": 20,

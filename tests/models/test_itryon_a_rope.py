@@ -106,9 +106,9 @@ def context_of(captions, index, interactive, mask=None, hard=False, k=4.0):
 
 def test_only_keys_of_interactive_segments_are_rotated():
     context = context_of(torch.randn(1, 3, 2, DIM), [0, 1, 2, 3], [False, True, False])
-    cos = context.key_rotary[0][0, :, 0, 0]
-    np.testing.assert_allclose(cos, np.cos([0, 0, 8, 8, 0, 0]), atol=1e-6)
-    np.testing.assert_allclose(context.query_rotary[0][0, :, 0, 0], np.cos([0, 4, 8, 12]), atol=1e-6)
+    turned = np.exp(1j * np.array([0, 0, 8, 8, 0, 0]))
+    np.testing.assert_allclose(context.key_rotary[0, :, 0, 0], turned, atol=1e-6)
+    np.testing.assert_allclose(context.query_rotary[0, :, 0, 0], np.exp(1j * np.array([0, 4, 8, 12])), atol=1e-6)
 
 
 def test_hard_mask_hides_other_segments(layer):

@@ -47,6 +47,26 @@ def test_loss_equals_a_loop(reduction):
     assert loss.total.item() == pytest.approx(std + 0.5 * action, rel=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["as_written", "mean_over_mask"])
+def test_elements_count_as_much_as_they_weigh(reduction):
+    rng = np.random.default_rng(1)
+    v_hat, v = rng.normal(size=(2, 2, 3, 4, 2, 3))
+    mask = np.array([[0, 1, 1, 0], [0, 0, 1, 0]])
+    # An element of weight n counts like n elements.
+    position, channel = rng.integers(0, 3, (2, 1, 4, 2, 3)), rng.integers(1, 4, (1, 3, 1, 1, 1))
+    weight = position * channel
+    errors, acting = [], []
+    for b, c, t, y, x in np.ndindex(*v.shape):
+        error = [(v_hat[b, c, t, y, x] - v[b, c, t, y, x]) ** 2] * weight[b, c, t, y, x]
+        errors += error
+        acting += error if mask[b, t] else []
+    args = torch.tensor(v_hat), torch.tensor(v), torch.tensor(mask)
+    loss = itryon_loss(*args, reduction=reduction, element_weight=torch.tensor(weight))
+    assert loss.std.item() == pytest.approx(np.mean(errors), rel=1e-5)
+    elements = len(errors) if reduction == "as_written" else 3 * 2 * 3 * mask.sum() * weight.mean()
+    assert loss.action.item() == pytest.approx(sum(acting) / elements, rel=1e-5)
+
+
 def test_loss_without_interaction_is_the_standard_loss():
     a, b = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
     for mask in (None, torch.zeros(2, 3)):
@@ -61,6 +81,8 @@ def test_loss_refuses_what_does_not_fit():
         itryon_loss(a, a[:1], None)
     with pytest.raises(ValueError, match="Action mask"):
         itryon_loss(a, a, torch.ones(2, 4))
+    with pytest.raises(ValueError, match="Weights"):
+        itryon_loss(a, a, None, element_weight=torch.ones(2, 5, 3, 2, 2))
     with pytest.raises(ValueError, match="reduction"):
         itryon_loss(a, a, torch.ones(2, 3), reduction="sum")
 

@@ -1,12 +1,13 @@
 """Small, portable checkpoints; and the one that comes along."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.itryon.embedded import EMBEDDED_DIR, checkpoint_source, embedded_digest
+from models.itryon.embedded import EMBEDDED_DIR, checkpoint_source, embedded_digest, names_folder
 from models.itryon.presets import preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.training.build import build_model
@@ -34,9 +35,23 @@ def test_a_published_checkpoint_starts_another_run_and_names_no_machine(tmp_path
     assert main(["--checkpoint", str(tmp_path / "second" / "final"), "--out", str(tmp_path / "next")]) == 0
     assert str(tmp_path) not in (tmp_path / "next" / "training.json").read_text()
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+    # What it went on from may be gone by then, or never have been on this machine.
+    shutil.rmtree(tmp_path / "small")
+    assert main(["--checkpoint", str(tmp_path / "second" / "final"), "--out", str(tmp_path / "late")]) == 0
+    assert str(tmp_path) not in (tmp_path / "late" / "training.json").read_text()
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "none")])
     assert "no trainer's export" in capsys.readouterr().err
+
+
+def test_names_of_folders_are_told_from_those_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not names_folder("embedded") and not names_folder("Wan-AI/Wan2.1-VACE-1.3B-diffusers")
+    for name in ("/data/weights", "./final", "../a/b", "runs/a/final", str(tmp_path)):
+        assert names_folder(name), name
+    assert not names_folder("runs/final")
+    (tmp_path / "runs" / "final").mkdir(parents=True)
+    assert names_folder("runs/final")
 
 
 def test_the_embedded_checkpoint_is_the_nano_preset_trained_on_the_default_encoders():

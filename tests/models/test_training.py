@@ -26,8 +26,9 @@ from models.training.checkpoint import CheckpointError, Checkpoints, read_state
 from models.training.config import CONFIG_FOLDER, TrainConfig, load_config
 from models.training.data import BatchSequence, ClipSet, DataError, epoch_batches, make_loader
 from models.training.loop import TrainingDiverged, train
-from models.training.objective import prepare_conditions, sample_sigmas, step_generator, training_losses
+from models.training.objective import element_weight, prepare_conditions, sample_sigmas, step_generator, training_losses
 from models.training.signals import PARENT_ENV
+from models.vae import nano_pixel_energy
 from tests.models.training_clips import TINY, make_clip, make_set, write_manifest
 from tests.models.training_runs import ENDLESS, assert_same, config, curve, run_to, weights
 
@@ -581,6 +582,24 @@ def test_loss_is_the_paper_s(clips_root: Path):
     assert float(losses.std) == pytest.approx(squared.mean(), rel=1e-3)
     assert float(losses.action) == pytest.approx(action, rel=1e-3)
     assert float(losses.total) == pytest.approx(squared.mean() + 0.7 * action, rel=1e-3)
+
+
+def test_what_is_kept_and_what_hardly_shows_count_less(clips_root: Path):
+    batch, cfg = one_batch(clips_root, unmasked_weight=0.25, loss_space="pixel")
+    batch.mask[:, :, 1:, :2] = 0  # these clips are masked all over
+    c = prepare_conditions(batch, cfg, step_generator(0, 0))
+    weight = element_weight(c, cfg)
+    assert weight is not None and weight.shape == c.target.shape
+    energy = torch.tensor(nano_pixel_energy())
+    repainted = batch.mask.numpy().any(1)
+    assert 0 < repainted.mean() < 1
+    for b, t, y, x in np.ndindex(*repainted.shape):
+        expected = energy * (1 if repainted[b, t, y, x] else 0.25)
+        assert torch.equal(weight[b, :, t + 1, y, x], expected)
+    assert torch.equal(weight[:, :, 0], (0.25 * energy).view(1, -1, 1, 1).expand_as(weight[:, :, 0]))
+    assert element_weight(c, cfg.model_copy(update={"unmasked_weight": 1.0, "loss_space": "latent"})) is None
+    with pytest.raises(ValueError, match="not for 16"):
+        one_batch(clips_root, loss_space="pixel", model=TINY | {"in_channels": 16})
 
 
 # --- configuration ------------------------------------------------------------------------------------------------

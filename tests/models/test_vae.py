@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.features.lpips import LPIPS
-from models.vae import NANO_VAE_DIR, fit, load_nano_vae, nano_vae_digest
+from models.vae import NANO_VAE_DIR, fit, load_nano_vae, nano_pixel_energy, nano_vae_digest
 from models.vae.data import ClipSampler, ClipShape, NoClipsError, centre_clip, media_files, read_clip
 from models.vae.fit import FitSettings, measure
 from models.vae.patch_autoencoder import VALUES, PatchAutoencoder, blocks_of, video_of
@@ -70,6 +70,19 @@ def test_committed_weights_are_small_and_orthonormal(nano: PatchAutoencoder) -> 
     assert 2 ** len(nano.temperal_downsample) == 8 and 2 ** sum(nano.temperal_downsample) == 4
     torch.testing.assert_close(nano.basis @ nano.basis.T, torch.eye(nano.config.z_dim), atol=1e-3, rtol=0)
     assert len(nano_vae_digest()) == 64
+
+
+def test_channels_weighted_by_their_energy_add_up_to_pixels(nano):
+    g = torch.Generator().manual_seed(0)
+    one, two = (torch.rand(1, 3, 9, 16, 24, generator=g) * 2 - 1 for _ in range(2))
+    deviation = torch.tensor(nano.config.latents_std).view(1, -1, 1, 1, 1)
+    latents = [nano.encode(v).latent_dist.mode() / deviation for v in (one, two)]
+    energy = torch.tensor(nano_pixel_energy()).view(1, -1, 1, 1, 1)
+    # The difference of the pixels, as far as the components can hold it.
+    difference = blocks_of(one) - blocks_of(two)
+    held = difference @ torch.linalg.pinv(nano.basis) @ nano.basis
+    expected = held.square().sum().item()
+    assert ((latents[0] - latents[1]).square() * energy).sum().item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_latents_have_the_declared_shape_and_statistics(nano: PatchAutoencoder) -> None:

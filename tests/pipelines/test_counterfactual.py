@@ -10,10 +10,14 @@ from pipelines.evaluation.counterfactual import compare, counterfactuals
 
 def _folder(tmp_path, *lines):
     (tmp_path / "truth").mkdir()
-    (tmp_path / "truth" / "a.other.mp4").touch()
+    _record(tmp_path, "a", "truth/a.other.mp4")
     text = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
     (tmp_path / "manifest.jsonl").write_text(text)
     return tmp_path
+
+
+def _record(folder, name, counterfactual):
+    (folder / "truth" / f"{name}.json").write_text(json.dumps({"counterfactual": counterfactual}))
 
 
 _SPAN = {"action": "adjust_hem", "start_s": 0.5, "end_s": 1, "text": "she lifts the hem"}
@@ -23,8 +27,10 @@ _CLIP = {"video": "a.mp4", "tryon_garment": "garments/red.jpg", "actions": [_SPA
 def test_takes_the_clips_with_another_garment(tmp_path):
     without_video = {"video": "b.mp4", "tryon_garment": "garments/red.jpg", "actions": []}
     without_photo = {"video": "c.mp4", "actions": []}
-    folder = _folder(tmp_path, _CLIP, without_video, without_photo)
-    (folder / "truth" / "c.other.mp4").touch()
+    twin = {"video": "a_other.mp4", "tryon_garment": "garments/blue.jpg", "actions": []}
+    folder = _folder(tmp_path, _CLIP, without_video, without_photo, twin)
+    _record(folder, "b", None)
+    _record(folder, "c", "truth/c.other.mp4")
     [(entry, photo, other)] = counterfactuals(folder)
     assert (entry.video, photo, other) == ("a.mp4", "garments/red.jpg", folder / "truth" / "a.other.mp4")
     assert [a.model_dump() for a in entry.actions] == [_SPAN]

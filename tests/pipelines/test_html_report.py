@@ -15,6 +15,7 @@ from pipelines.evaluation.leaderboard import write_leaderboard
 from pipelines.evaluation.promotion import promote
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
+from pipelines.store.studio_schemas import JUDGE_REPORTS
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, put
 
 HOSTILE = '<script>alert("x")</script>'
@@ -138,12 +139,27 @@ def test_rates_metrics_and_lineage_are_those_of_the_lake(page, lake):
     rates = {r[0]: r[1:] for r in parsed.tables["rates"][1:]}
     assert rates["overall"][0] == "0.50" and rates["operate_zipper"][0] == "0.00" and rates["adjust_hem"][2] == "1"
     metrics = {r[0]: r for r in parsed.tables["metrics"][1:]}
-    assert metrics["ssim"][1:3] == ["corrected", "0.9000 (0.8800 to 0.9200)"]
-    assert metrics["fvd_i3d_paired"][2] == "–" and metrics["fvd_i3d_paired"][5] == "no network"
-    assert len(metrics) == lake.read(VIDEO_METRICS).num_rows
+    assert metrics["ssim"][1:4] == ["higher", "0.9000", "0.8800 to 0.9200"]
+    missing = {r[0]: r for r in parsed.tables["not-computed"][1:]}
+    assert missing["fvd_i3d_paired"][2] == "no network"
+    assert len(metrics | missing) == lake.read(VIDEO_METRICS).num_rows
     assert [r[0] for r in parsed.tables["lineage"][1:]] == ["mine", "parent"]
     assert parsed.tables["lineage"][1][3] == f"b1, {HOSTILE}" and parsed.tables["lineage"][2][3] == "old"
     assert parsed.tables["decisions"][1][0] == "promoted" and "never validated" in parsed.text
+
+
+def test_every_rate_has_the_kappa_of_its_judge_on_that_action(page, lake, tmp_path):
+    _, parsed = page
+    assert parsed.tables["rates"][0][-1] == "judge's kappa on it"
+    assert {r[-1] for r in parsed.tables["rates"][1:]} == {"–"} and "agrees so little" in parsed.text
+    row = {"batch": "held", "judge_digest": "d", "judge": HOSTILE, "metric": "kappa", "held_back": True}
+    row |= {"num_cases": 8, "num_clips": 4, "low": None, "high": None, "run_id": ""}
+    figures = [("rendered", "all", 0.71), ("rendered", "action=adjust_hem", 0.31), ("nano", "action=adjust_hem", 0.1)]
+    figures += [("nano", "all", 0.2), ("rendered", "action=operate_zipper", None), ("rendered", "case=undone", 0.9)]
+    put(lake, JUDGE_REPORTS, [row | {"pictures": p, "split": s, "value": v} for p, s, v in figures])
+    again = Page(write_report(lake, "mine", tmp_path / "validated").page.read_text())
+    kappas = {r[0]: r[-1].strip() for r in again.tables["rates"][1:]}
+    assert kappas == {"overall": "0.71", "adjust_hem": "0.31", "operate_zipper": "–"}
 
 
 def test_a_checkpoint_without_anything_has_a_report_that_says_so(page, lake, tmp_path):

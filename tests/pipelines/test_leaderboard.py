@@ -3,11 +3,16 @@
 from scipy.stats import norm
 
 from pipelines.checkpoints.current import current_id
-from pipelines.evaluation.leaderboard import leaderboard_markdown, read_leaderboard, write_leaderboard
+from pipelines.evaluation.leaderboard import (
+    leaderboard_markdown,
+    leaderboard_rows,
+    read_leaderboard,
+    write_leaderboard,
+)
 from pipelines.evaluation.promotion import promote
 from pipelines.store import DeltaStore
-from pipelines.store.schemas import CHECKPOINTS, LEADERBOARD
-from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
+from pipelines.store.schemas import CHECKPOINTS, ISR_SCORES, LEADERBOARD, TRYON_VIDEOS, VIDEO_METRICS
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, put
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -86,3 +91,30 @@ def _commit():
     from pipelines.store import Commit
 
     return Commit()
+
+
+def test_texts_that_are_not_shown_are_not_read(lake: DeltaStore, monkeypatch):
+    """Configurations, captions and rationales grow with every video; the board must not pull them through."""
+    add_training_set(lake)
+    long = "x" * 100_000
+    add_checkpoint(lake, "a", verdicts=[True, False], metrics={"ssim": (0.9, 0.8, 0.95)}, config=long)
+    add_checkpoint(lake, "b", verdicts=[True], videos=["v1"], number=1)
+    verdicts = lake.read(ISR_SCORES, where={"checkpoint_id": "a"}).to_pylist()
+    put(lake, ISR_SCORES, [v | {"rationale": long, "text": long} for v in verdicts])
+    failed = lake.read(TRYON_VIDEOS, where={"checkpoint_id": "a"}).to_pylist()[1]
+    failed |= {"tryon_id": "broken", "status": "error", "reason": long, "record": "{}"}
+    put(lake, TRYON_VIDEOS, [*lake.read(TRYON_VIDEOS, where={"checkpoint_id": "a"}).to_pylist(), failed])
+    of_video = {"checkpoint_id": "a", "tryon_id": "t-a-v1", "video_id": "v1", "metric": "ssim", "mode": "corrected"}
+    of_video |= {"value": 0.5, "network": "", "num_samples": 17}
+    put(lake, VIDEO_METRICS, [*lake.read(VIDEO_METRICS, where={"checkpoint_id": "a"}).to_pylist(), of_video])
+    whole, read = leaderboard_rows(lake), []
+    plain = DeltaStore.read
+    monkeypatch.setattr(DeltaStore, "read", lambda *a, **k: read.append(plain(*a, **k)) or read[-1])
+    rows = leaderboard_rows(lake)
+    assert sum(t.nbytes for t in read) < 10_000
+    assert rows == whole and [r["checkpoint_id"] for r in rows] == ["b", "a"]
+    a = rows[1]
+    assert (a["tryon_videos"], a["tryon_failures"], a["isr"], len(a["metrics"])) == (2, 1, 0.5, 1)
+    read.clear()
+    assert leaderboard_rows(lake, ["a"]) == [a] and leaderboard_rows(lake, []) == []
+    assert not {"b"} & {c for t in read if "checkpoint_id" in t.schema.names for c in t["checkpoint_id"].to_pylist()}

@@ -3,11 +3,14 @@
 import dataclasses
 import hashlib
 import multiprocessing
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +24,7 @@ from pipelines.arrays import (
     structs_to_arrow,
     structs_to_numpy,
 )
-from pipelines.store import TABLES, BlobStore, Commit, DeltaStore
+from pipelines.store import TABLES, BlobStore, Commit, DeltaStore, delta
 from pipelines.store.delta import predicate
 from pipelines.store.document import tables_markdown
 from pipelines.store.schemas import CAMERA, CAPTIONS, LANDMARK, POINT_2D, STAGE_STATUS
@@ -102,22 +105,77 @@ def test_a_reader_is_streamed_and_rows_outside_the_partition_are_refused(store):
         store.replace(CAPTIONS, table, {"video_id": "b"}, Commit())
 
 
+WRITERS, ROUNDS = 8, 10
+
+
 def _overwrite(root: str, batch: str) -> None:
     store = DeltaStore(root)
-    for i in range(5):
-        store.replace(CAPTIONS, caption_rows(batch, [str(i)] * 3), {"batch": batch}, Commit())
+    for i in range(ROUNDS):
+        store.replace(CAPTIONS, caption_rows(batch, [str(i)] * 3), {"batch": batch}, Commit(f"{batch}-{i}"))
 
 
-def test_concurrent_writers_of_different_batches_lose_nothing(store):
+def test_eighty_writes_of_eight_processes_lose_nothing(store):
+    store.ensure_tables([CAPTIONS])
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_overwrite, args=(store.root, f"b{i}")) for i in range(3)]
+    batches = [f"b{i}" for i in range(WRITERS)]
+    workers = [context.Process(target=_overwrite, args=(store.root, b)) for b in batches]
     for w in workers:
         w.start()
     for w in workers:
-        w.join(120)
-    assert [w.exitcode for w in workers] == [0, 0, 0]
+        w.join(600)
+    assert [w.exitcode for w in workers] == [0] * WRITERS
     rows = store.read(CAPTIONS)
-    assert rows.num_rows == 9 and set(rows["text"].to_pylist()) == {"4"}
+    assert sorted(rows["batch"].to_pylist()) == sorted(batches * 3), "no row is lost or doubled"
+    assert set(rows["text"].to_pylist()) == {str(ROUNDS - 1)}
+    # Each commit is a version of its own, and none was written over by another.
+    assert store.version(CAPTIONS) == WRITERS * ROUNDS
+    history = [h.get("itryon/run_id") for h in store.open(CAPTIONS).history()]
+    assert sorted(r for r in history if r) == sorted(f"{b}-{i}" for b in batches for i in range(ROUNDS))
+
+
+def test_a_store_sees_what_others_wrote_however_long_it_remembers(store):
+    other = DeltaStore(store.root)
+    for i in range(3 * delta._REOPENED_AFTER):
+        writer, reader = (store, other) if i % 2 else (other, store)
+        version = writer.replace(CAPTIONS, caption_rows(f"b{i % 5}", [str(i)]), {"batch": f"b{i % 5}"}, Commit())
+        assert reader.version(CAPTIONS) == version == i + 1
+        assert reader.read(CAPTIONS, where={"batch": f"b{i % 5}"})["text"].to_pylist() == [str(i)]
+    assert store.read(CAPTIONS).num_rows == 5
+
+
+def test_a_lake_made_again_in_the_same_folder_is_another_one(store):
+    for text in ("one", "two"):
+        store.replace(CAPTIONS, caption_rows("a", [text]), {"batch": "a"}, Commit())
+    shutil.rmtree(store.root)
+    DeltaStore(store.root).replace(CAPTIONS, caption_rows("b", ["new"]), {"batch": "b"}, Commit())
+    assert store.read(CAPTIONS)["text"].to_pylist() == ["new"]
+    assert store.replace(CAPTIONS, caption_rows("a", ["three"]), {"batch": "a"}, Commit()) == 2
+
+
+def test_a_remembered_table_that_another_writer_changed_is_written_on_top(store):
+    """What a store remembers is never what it overwrites others with."""
+    store.replace(CAPTIONS, caption_rows("a", ["one"]), {"batch": "a"}, Commit())
+    DeltaStore(store.root).replace(CAPTIONS, caption_rows("a", ["two"]), {"batch": "a"}, Commit())
+    store.replace(CAPTIONS, caption_rows("a", ["three"]), {"batch": "a"}, Commit())
+    assert store.read(CAPTIONS)["text"].to_pylist() == ["three"] and store.version(CAPTIONS) == 3
+
+
+def test_copies_in_one_process_share_what_they_remember(store):
+    twin = pickle.loads(pickle.dumps(store))
+    assert twin is pickle.loads(pickle.dumps(store)) and twin.root == store.root
+    named = DeltaStore(store.root, {"timeout": "9 s"})
+    assert pickle.loads(pickle.dumps(named)).storage_options == {"timeout": "9 s"}
+
+
+def test_a_table_of_an_earlier_release_gets_its_properties_once(store):
+    DeltaTable.create(
+        store.uri(CAPTIONS), schema=CAPTIONS.schema, partition_by=["batch"], configuration={"delta.appendOnly": "false"}
+    )
+    store.ensure_tables([CAPTIONS])
+    configuration = store.open(CAPTIONS).metadata().configuration
+    assert configuration == {"delta.appendOnly": "false", **delta.PROPERTIES}
+    store.ensure_tables([CAPTIONS])
+    assert store.version(CAPTIONS) == 1
 
 
 @given(st.text(max_size=20), st.lists(st.text(max_size=8), max_size=4))
@@ -143,7 +201,7 @@ def test_status_is_partitioned_so_that_stages_do_not_conflict():
 
 
 @given(data=st.binary(max_size=5000))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_blobs_round_trip_under_their_digest(tmp_path_factory, data):
     blobs = BlobStore(str(tmp_path_factory.mktemp("lake")))
     uri = blobs.put_bytes(data, ".bin")

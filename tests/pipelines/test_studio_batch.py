@@ -21,9 +21,12 @@ from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
 from pipelines.studio.batch import render_batch
+from pipelines.studio.body import load_rig
 from pipelines.studio.clip import read_record, render_clip, settings_digest
 from pipelines.studio.depth import read_depth
+from pipelines.studio.garments import Garment, GarmentSpec
 from pipelines.studio.load import load_truth
+from pipelines.studio.people import sample_shape
 from pipelines.studio.plan import plan_clip
 from pipelines.studio.settings import StudioSettings
 from pipelines.studio.truth import mesh_vertices
@@ -246,27 +249,54 @@ def test_undone_is_the_other_garment_left_alone(tmp_path):
         StudioSettings(undone=True, counterfactual=False)
 
 
-def test_a_twin_is_a_clip_of_its_own_in_the_other_garment(tmp_path):
-    alone = SMALL.model_copy(update={"clips": 1, "workers": 1})
+def test_twins_are_clips_of_their_own(tmp_path):
+    alone = SMALL.model_copy(update={"clips": 1, "workers": 1, "undone": True})
     render_batch(alone.model_copy(update={"twins": True}), tmp_path / "twins")
     render_batch(alone, tmp_path / "alone")
-    first, twin = manifest(tmp_path / "twins")
+    first, other, undone = manifest(tmp_path / "twins")
     (only,) = manifest(tmp_path / "alone")
-    assert first == only and twin["video"] == "clip_00000_twin.mp4"
-    assert (twin["garment"], twin["tryon_garment"]) == (first["tryon_garment"], first["garment"])
-    assert all(twin[k] == first[k] for k in first if k not in ("video", "garment", "tryon_garment"))
-    shown = sha256_file(tmp_path / "twins" / twin["video"])
-    assert shown == sha256_file(tmp_path / "alone" / "truth" / "clip_00000.other.mp4")
+    assert first == only and first["actions"] and not undone["actions"]
+    for line, name in ((other, "other"), (undone, "undone")):
+        assert line["video"] == f"clip_00000_{name}.mp4"
+        assert (line["garment"], line["tryon_garment"]) == (first["tryon_garment"], first["garment"])
+        shown = sha256_file(tmp_path / "twins" / line["video"])
+        assert shown == sha256_file(tmp_path / "alone" / "truth" / f"clip_00000.{name}.mp4")
+    assert other["actions"] == first["actions"] and other["global_caption"] == first["global_caption"]
+    assert first["actions"][0]["text"] in first["global_caption"] and "moves a hand" in undone["global_caption"]
+    render_batch(alone.model_copy(update={"twins": True, "neutral": True}), tmp_path / "twins")
+    lines = manifest(tmp_path / "twins")
+    assert len({line["global_caption"] for line in lines}) == 1 and lines[0]["actions"] == first["actions"]
     with pytest.raises(ValidationError, match="need counterfactual"):
         StudioSettings(twins=True, counterfactual=False)
 
 
+YOUNGER = ("undone", "pantomime_share", "twins", "plain", "white_beneath", "neutral")
+
+
 def test_younger_settings_at_their_defaults_keep_older_clips_whole():
     known = json.loads(json.dumps(SMALL.model_dump(exclude={"clips", "workers", "labels", "val_share", "test_share"})))
-    old = {k: v for k, v in known.items() if k not in ("undone", "pantomime_share", "twins")}
+    old = {k: v for k, v in known.items() if k not in YOUNGER}
     assert settings_digest(SMALL) == hashlib.sha256(json.dumps(["1", old], sort_keys=True).encode()).hexdigest()[:16]
-    changed = [SMALL.model_copy(update=u) for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True})]
-    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 4
+    changed = [
+        SMALL.model_copy(update=u)
+        for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True}, {"plain": True}, {"white_beneath": True})
+    ]
+    assert len({settings_digest(s) for s in (SMALL, *changed)}) == 6
+
+
+def test_plain_clothes_have_one_colour():
+    rig = load_rig()
+    jacket = Garment(rig, sample_shape(rig, np.random.default_rng(3)), GarmentSpec("zip_jacket", fabric="plaid"))
+    for name in ("garment", "inner"):
+        cloth = jacket.textures(plain=True)[name].astype(int)
+        assert np.abs(cloth - np.median(cloth, (0, 1))).mean() < 8
+    coloured, white = (jacket.textures(plain=True, white_beneath=w) for w in (False, True))
+    assert [n for n in coloured if not np.array_equal(coloured[n], white[n])] == ["inner"]
+    assert (white["inner"] == 235).all()
+    plaid = jacket.textures()["garment"].astype(int)
+    assert np.abs(plaid - np.median(plaid, (0, 1))).mean() > 16
+    with pytest.raises(ValidationError, match="either of one colour or from photos"):
+        StudioSettings(plain=True, fabrics=".")
 
 
 def test_share_of_pantomime_is_kept():

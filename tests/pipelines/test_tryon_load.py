@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
+from models.itryon.embedded import EMBEDDED_DIR
 from pipelines.tryon.load import load_pipeline
 from pipelines.tryon.settings import TryOnSettings
 from tests.models.itryon_tiny import tiny_model
@@ -35,6 +37,21 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="no checkpoint of this model"):
         load_pipeline(tmp_path, TryOnSettings())
+
+
+def test_what_a_checkpoint_was_not_trained_with_is_not_fed_to_it(tmp_path):
+    shutil.copytree(EMBEDDED_DIR, tmp_path / "whole")
+    loaded = load_pipeline(tmp_path / "whole", TryOnSettings(device="cpu"))
+    assert loaded.use_hands and loaded.use_actions
+    file = tmp_path / "whole" / "training.json"
+    state = json.loads(file.read_text())
+    state["config"] |= {"use_hands": False, "use_action_captions": False}
+    file.write_text(json.dumps(state))
+    loaded = load_pipeline(tmp_path / "whole", TryOnSettings(device="cpu"))
+    assert not loaded.use_hands and not loaded.use_actions
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"whole is no checkpoint of this model"):
+        load_pipeline(tmp_path / "whole", TryOnSettings(device="cpu"))
 
 
 def test_weights_of_another_size_are_refused(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipelines.evaluation.judges.cases import JudgeCase, read_cases
 from pipelines.evaluation.judges.settings import CODE_VERSION, JudgeReportSettings, Pictures
 from pipelines.evaluation.settings import IsrSettings
 from pipelines.store import Commit, DeltaStore
+from pipelines.store.clock import later_than
 from pipelines.store.studio_schemas import JUDGE_CASES, JUDGE_REPORTS
 from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoReader, VideoWriter
@@ -97,7 +97,7 @@ def evaluate_judge(
     total = len(settings.looks) * sum(len(cases) for _, cases in found)
     answers: dict[str, list[Answer]] = {p: [] for p in settings.looks}
     same = {"batch": batch, "judge_digest": judge.digest, "judge": judge.name}
-    stamp = {"created_at": datetime.now(UTC), "run_id": commit.run_id}
+    stamp = {"created_at": later_than(store, JUDGE_REPORTS), "run_id": commit.run_id}
     for clip, pictures, case, request in requests(store, judge, found, settings.looks):
         verdict, frames = _verdict(judge, request)
         answers[pictures].append(Answer(clip, case.kind, case.action, case.expected, verdict.success))

@@ -34,6 +34,7 @@ _COLLAR_UV = (0.03, 0.80)
 _SKIN_GAP_M = 0.0045
 _TOOTH_M = 0.004
 _TEXTURE_PIXELS = 512
+_WHITE = 235
 
 
 class Garment:
@@ -152,19 +153,35 @@ class Garment:
         except KeyError as error:
             raise ValueError(f"a {self.spec.kind} has no {error.args[0]}") from None
 
-    def textures(self, photos: str | None = None) -> dict[str, np.ndarray]:
-        """Name -> (h, w, 3) uint8 RGB of all textures of its parts; `photos` is a folder to cut fabrics from."""
+    def textures(
+        self, photos: str | None = None, plain: bool = False, white_beneath: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Textures of all of its parts.
+
+        Args:
+            photos: Folder to cut fabrics from.
+            plain: Cloth of one colour without prints, whatever the garment's fabric.
+            white_beneath: White cloth beneath a garment that opens.
+
+        Returns:
+            Name -> (h, w, 3) uint8 RGB.
+        """
         # The renderer is heavy, and nothing else here needs it.
         from pipelines.studio.render.fabrics import cut_fabric, make_fabric, photo_fabrics
 
         rng = np.random.default_rng([self.spec.seed, 11])
         out = {}
         for name in (FABRIC, INNER) if self._inner is not None else (FABRIC,):
-            if photos is None:
+            if plain:
+                out[name] = make_fabric(rng, "plain", printed=False)
+            elif photos is None:
                 out[name] = make_fabric(rng, self.spec.fabric if name == FABRIC else None)
             else:
                 found = photo_fabrics(photos)
                 out[name] = cut_fabric(rng, found[int(rng.integers(len(found)))])
+        if white_beneath and INNER in out:
+            # In place of a fabric that was made all the same: everything else looks as it does without.
+            out[INNER] = np.full((_TEXTURE_PIXELS, _TEXTURE_PIXELS, 3), _WHITE, np.uint8)
         metal = rng.choice(np.array([[176, 178, 182], [60, 60, 64], [190, 160, 90], [235, 235, 232]]))
         # Down the zip, teeth and the gaps between them.
         tooth = (np.arange(_TEXTURE_PIXELS) * TEXTURE_M / _TEXTURE_PIXELS / _TOOTH_M % 1 < 0.5)[:, None, None]

@@ -1,0 +1,202 @@
+"""Brings a lake whose files were damaged into a state from which runs can go on: `itryon repair`.
+
+It makes nothing up. A data file that cannot be read is taken out of its table, a blob whose bytes do not hash to its
+name is deleted, and the run of the batch makes both again, because rows stand only while they and their blobs are
+there. What it takes away from tables is put aside beside its place, and deleted with the leftovers of killed runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from pyarrow import fs
+
+from models.filesystem import open_root
+from pipelines.store.delta import DeltaStore
+from pipelines.store.errors import LakeError
+from pipelines.store.leftovers import remove_leftovers
+from pipelines.store.schemas import TableSpec
+from pipelines.store.tables import TABLES
+
+DAMAGED = ".damaged"
+
+
+@dataclass
+class RepairReport:
+    """What was found in a lake.
+
+    Attributes:
+        done: What was mended, and what to do then; one sentence each.
+        left: What cannot be mended by itself, and what to do; one sentence each.
+        leftovers: Files of killed runs that were deleted.
+        blobs: Number of blobs that were looked at.
+    """
+
+    done: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    blobs: int = 0
+
+
+def repair(
+    store: DeltaStore, scratch: Path, on_progress: Callable[[str, int, int], None] | None = None
+) -> RepairReport:
+    """Look at every table and every blob that a row names, and mend what can be mended.
+
+    Reads all blobs of the lake. Nothing else may write to the lake meanwhile.
+
+    Args:
+        store: The lake.
+        scratch: Folder of what is prepared on this machine; see `pipelines.stage.base.scratch`.
+        on_progress: Called with what is looked at, how many were, and of how many.
+
+    Raises:
+        LakeError: The object store does not answer, or the disk is full.
+    """
+    report = RepairReport()
+    system, base = open_root(store.root)
+    for number, spec in enumerate(TABLES.values()):
+        if on_progress:
+            on_progress(f"table {spec.name}", number, len(TABLES))
+        folder = f"{base}/tables/{spec.name}"
+        if _mend_log(store, spec, system, folder, report):
+            _mend_files(store, spec, system, folder, report)
+    _mend_blobs(store, system, base, report, on_progress)
+    report.leftovers = remove_leftovers(store, scratch)
+    return report
+
+
+def _mend_log(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder: str, report: RepairReport) -> bool:
+    """Whether the table can be opened, if need be without its newest commit."""
+    entries = sorted(
+        info.path
+        for info in system.get_file_info(fs.FileSelector(f"{folder}/_delta_log", allow_not_found=True))
+        if info.extension == "json" and Path(info.path).stem.isdigit()
+    )
+    broken = [path for path in entries if not _is_whole(system, path)]
+    if broken and broken == entries[-1:] != entries:
+        system.move(broken[0], broken[0] + DAMAGED)
+        report.done.append(
+            f"Table {spec.name}: its newest commit {Path(broken[0]).name} was damaged and is put aside, the table is "
+            "as it was before: run what was run last again"
+        )
+        broken = []
+    try:
+        if not broken:
+            DeltaTable(store.uri(spec), storage_options=store.storage_options or None)
+            return True
+        problem = f"entry {Path(broken[0]).name} of its log is damaged"
+    except TableNotFoundError:
+        return not entries and _make(store, spec)
+    except DeltaError as e:
+        problem = f"its log cannot be read ({str(e).splitlines()[0]})"
+    report.left.append(
+        f"Table {spec.name}: {problem}, and newer commits build on it. Put it back from a copy of the lake; without "
+        f"one, delete {folder} and run all batches again, which makes the rows of stages anew but not a history of "
+        "training sets, checkpoints and promotions"
+    )
+    return False
+
+
+def _make(store: DeltaStore, spec: TableSpec) -> bool:
+    store.ensure_tables([spec])
+    return True
+
+
+def _is_whole(system: fs.FileSystem, path: str) -> bool:
+    with system.open_input_file(path) as f:
+        lines = f.read().splitlines()
+    try:
+        actions = [json.loads(line) for line in lines if line.strip()]
+    except ValueError:
+        return False
+    # An entry of no bytes is one that a file system lost at a power failure; delta-rs takes it for a commit of nothing.
+    return bool(actions)
+
+
+def _mend_files(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder: str, report: RepairReport) -> None:
+    """Take data files that are gone or unreadable out of the table."""
+    table = DeltaTable(store.uri(spec), storage_options=store.storage_options or None)
+    lost: list[str] = []
+    for action in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+        name = unquote(action["path"])
+        if problem := _problem(system, f"{folder}/{name}", action["size_bytes"]):
+            if problem != "is gone":
+                system.move(f"{folder}/{name}", f"{folder}/{name}{DAMAGED}")
+            lost.append(f"{name} {problem}")
+    if not lost:
+        return
+    table.repair()
+    report.done.append(
+        f"Table {spec.name}: the rows of {len(lost)} data files are lost ({'; '.join(lost)}): run the batches "
+        "again that they are of; a training set, checkpoint or promotion comes back from a copy of the lake alone"
+    )
+
+
+def _problem(system: fs.FileSystem, path: str, size: int) -> str | None:
+    info = system.get_file_info(path)
+    if info.type != fs.FileType.File:
+        return "is gone"
+    if info.size != size:
+        return f"has {info.size} bytes instead of {size}"
+    try:
+        with system.open_input_file(path) as f:
+            for _ in pq.ParquetFile(f).iter_batches():
+                pass
+    except (OSError, ValueError) as e:
+        return f"cannot be read ({str(e)[:80]})"
+    return None
+
+
+def _mend_blobs(
+    store: DeltaStore,
+    system: fs.FileSystem,
+    base: str,
+    report: RepairReport,
+    on_progress: Callable[[str, int, int], None] | None,
+) -> None:
+    named = _named_blobs(store)
+    missing = store.blobs.missing(named)
+    report.blobs = len(named)
+    for number, (uri, where) in enumerate(sorted(named.items())):
+        if on_progress:
+            on_progress("blobs", number, len(named))
+        remedy = f"run {where} again"
+        if uri in missing:
+            report.done.append(f"Blob {uri} is gone: {remedy}")
+            continue
+        try:
+            store.blobs.verify(uri)
+        except LakeError:
+            raise
+        except OSError:
+            system.delete_file(f"{base}/{uri}")
+            report.done.append(f"Blob {uri} was damaged and is deleted: {remedy}")
+
+
+def _named_blobs(store: DeltaStore) -> dict[str, str]:
+    """URI of every blob that a current row names -> who names it first, in words."""
+    named: dict[str, str] = {}
+    for spec in TABLES.values():
+        columns = [n for n in spec.schema.names if n == "uri" or n.endswith("_uri")]
+        keys = [k for k in spec.partition_by if k not in columns]
+        if not columns:
+            continue
+        try:
+            rows = store.read(spec, [*columns, *keys]).to_pylist()
+        except LakeError:
+            continue  # said already
+        for row in rows:
+            where = f"{spec.name} of {', '.join(f'{k} {row[k]}' for k in keys)}" if keys else spec.name
+            for column in columns:
+                if (row[column] or "").startswith("blobs/"):
+                    named.setdefault(row[column], where)
+    return named
