@@ -115,6 +115,20 @@ def cover_cells(masks: np.ndarray) -> np.ndarray:
     return _pooled(torch.stack([*(p.float() for p in parts), garment], 1)).half().numpy()
 
 
+def moved_cells(done: np.ndarray, undone: np.ndarray) -> np.ndarray:
+    """Where an interaction changes what is seen: mean difference, 1 is from black to white.
+
+    Args:
+        done: Pictures (T, H, W, 3), uint8 RGB, through a window.
+        undone: The same with the interaction left undone.
+
+    Returns:
+        (T, H / 4, W / 4), float16.
+    """
+    apart = np.abs(done.astype(np.int16) - undone).max(-1).astype(np.float32) / 255
+    return _pooled(torch.from_numpy(apart)).half().numpy()
+
+
 @dataclass(frozen=True)
 class HandCells:
     """All that the network is told of one hand in one pair of source and result.

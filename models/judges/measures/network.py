@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,26 +27,45 @@ from models.judges.measures.windows import BEFORE_S, MOMENTS, NUMBERS, SUMMARY
 WEIGHTS = Path(__file__).parents[1] / "weights" / "kinematic.safetensors"
 NOTHING = CLASSES.index("rest")
 """What a hand does that does nothing to the garment."""
+MOVED = ("source", "result")
+"""Videos whose cloth is looked at for where the interaction moves it."""
 _PAIR = slice(CHANNELS.index(PAIR[0]), CHANNELS.index(PAIR[-1]) + 1)
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of `InteractionNet.forward`."""
 
 
+class Outputs(NamedTuple):
+    """See `InteractionNet.forward`."""
+
+    action: Tensor
+    follows: Tensor
+    moved: tuple[Tensor, Tensor]
+
+
 class _Eye(nn.Module):
-    """Cells to vectors: convolutions, then mean and maximum over the places that are left."""
+    """Cells to vectors, and to where the interaction moves cloth.
+
+    The vector tells of features of all cells (mean, maximum) and of those where cloth moves in the source or the result.
+    """
 
     def __init__(self, widths: Sequence[int], out: int, dropout: float):
         super().__init__()
         layers: list[nn.Module] = []
-        for n, (before, width) in enumerate(zip((len(CHANNELS) + len(PAIR), *widths), widths)):
-            layers += [nn.Conv2d(before, width, 3, 2 if n else 1, 1), nn.GroupNorm(4, width), nn.GELU()]
+        for before, width in zip((len(CHANNELS) + len(PAIR), *widths), widths):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.GroupNorm(4, width), nn.GELU()]
         self.layers = nn.Sequential(*layers)
-        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * widths[-1], out), nn.GELU())
+        self.moved = nn.Conv2d(widths[-1], len(MOVED), 1)
+        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * widths[-1] + 2 * len(MOVED) + 1, out), nn.GELU())
 
-    def forward(self, cells: Tensor) -> Tensor:
-        """[N, channels, rows, columns] to [N, out]."""
+    def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, channels, rows, columns] to [N, out], and logits of movement [N, len(`MOVED`), rows, columns]."""
         x = self.layers(cells)
-        return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        logits = self.moved(x)
+        moved = logits.sigmoid()
+        where = torch.einsum("nkyx,ncyx->nkc", moved, x) / (moved.sum((2, 3)) + 1)[..., None]
+        both = moved.prod(1).mean((1, 2))[:, None]
+        pooled = [x.mean((2, 3)), x.amax((2, 3)), where.flatten(1), moved.mean((2, 3)), moved.amax((2, 3)), both]
+        return self.out(torch.cat(pooled, 1)), logits
 
 
 class InteractionNet(nn.Module):
@@ -63,7 +82,7 @@ class InteractionNet(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(CHANNELS), 1, 1))
         self.register_buffer("scale", torch.ones(len(CHANNELS), 1, 1))
-        self.body = _Eye((24, 32, 48), 48, dropout)
+        self.body = _Eye((24, 32), 48, dropout)
         self.sleeve = _Eye((16, 24), 24, dropout)
         self.numbers = nn.Sequential(nn.Linear(len(NUMBERS), 24), nn.GELU())
         self.join = nn.Sequential(nn.Linear(96, 64), nn.GELU())
@@ -75,7 +94,7 @@ class InteractionNet(nn.Module):
             for n in (len(CLASSES), 1)
         )
 
-    def forward(self, body: Tensor, sleeve: Tensor, numbers: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, body: Tensor, sleeve: Tensor, numbers: Tensor, summary: Tensor) -> Outputs:
         """Logits of hands.
 
         Args:
@@ -85,18 +104,19 @@ class InteractionNet(nn.Module):
             summary: [B, len(`SUMMARY`)].
 
         Returns:
-            What the source shows the hand do [B, len(`CLASSES`)], and whether the result's cloth does it, too [B].
+            What the source shows the hand do [B, len(`CLASSES`)], whether the result's cloth does it, too [B], and where
+            it moves cloth in both windows [B, `MOMENTS`, len(`MOVED`), rows, columns].
         """
         count = body.shape[:2]
-        seen = [
-            eye(self._known(cells).flatten(0, 1)).unflatten(0, count)
-            for eye, cells in ((self.body, body), (self.sleeve, sleeve))
-        ]
+        body_seen, body_moved = self.body(self._known(body).flatten(0, 1))
+        sleeve_seen, sleeve_moved = self.sleeve(self._known(sleeve).flatten(0, 1))
+        seen = [x.unflatten(0, count) for x in (body_seen, sleeve_seen)]
         x = (self.join(torch.cat([*seen, self.numbers(numbers)], -1)) + self.moment).transpose(1, 2)
         for layer in self.mix:
             x = x + self.dropout(functional.gelu(layer(x)))
         x = torch.cat([x.mean(2), x.amax(2), summary], 1)
-        return self.action(x), self.follows(x)[:, 0]
+        moved = body_moved.unflatten(0, count), sleeve_moved.unflatten(0, count)
+        return Outputs(self.action(x), self.follows(x)[:, 0], moved)
 
     def _known(self, cells: Tensor) -> Tensor:
         """Cells in units of their deviation, and by how much source and result are more or less alike than before."""
@@ -107,7 +127,7 @@ class InteractionNet(nn.Module):
     @torch.no_grad()
     def probabilities(self, hands: Sequence[HandCells]) -> tuple[np.ndarray, np.ndarray]:
         """What hands do in the source (N, len(`CLASSES`)), and whether the result's cloth does it (N,)."""
-        action, follows = self(*as_tensors(hands))
+        action, follows, _ = self(*as_tensors(hands))
         return action.softmax(-1).numpy(), follows.sigmoid().numpy()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.judges.measures.cells import CHANNELS, HandCells
-from models.judges.measures.network import Inputs, InteractionNet, as_tensors
+from models.judges.measures.network import MOVED, Inputs, InteractionNet, as_tensors
 
 KINDS = ("done", "undone", "pantomime", "wrong_time", "idle")
 """What a hand is an example of; `idle` is the hand that does nothing while the other one acts, mimes or did."""
@@ -38,6 +38,7 @@ class JudgeTrainingSettings(BaseModel):
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept")
     action_weight: float = Field(0.5, ge=0, description="Weight of naming the action against seeing the cloth follow")
+    moved_weight: float = Field(2.0, ge=0, description="Weight of telling where cloth moves, a window")
     shares: dict[str, float] = Field(
         dict(zip(KINDS, (0.3, 0.25, 0.15, 0.15, 0.15))), description="How often each kind of example is drawn"
     )
@@ -54,12 +55,15 @@ class Sample:
         seen: What is seen of it.
         action: What the source shows the hand do, place in `models.contact.network.CLASSES`.
         follows: Whether the result's cloth does it, too; None where that is not this hand's to tell.
+        moved: For both windows, where the interaction moves cloth in source and result, 0 to 1 (`MOMENTS`, len(`MOVED`),
+            rows, columns); None where that is not known.
     """
 
     kind: str
     seen: HandCells
     action: int
     follows: bool | None
+    moved: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Trainer:
@@ -106,12 +110,16 @@ class Trainer:
         batch = [self.samples[i] for i in rng.choice(len(self.samples), s.batch_size, p=self._chances)]
         torch.manual_seed(s.seed * 1_000_003 + self.step)
         self.network.train()
-        action, follows = self.network(*augmented(batch, rng, s))
+        seen, moved, known = augmented(batch, rng, s)
+        action, follows, where = self.network(*seen)
         asked = torch.tensor([b.follows is not None for b in batch]).float()
         wanted = torch.tensor([bool(b.follows) for b in batch]).float()
         wrong = functional.binary_cross_entropy_with_logits(follows, wanted, reduction="none")
         named = functional.cross_entropy(action, torch.tensor([b.action for b in batch]), label_smoothing=0.05)
         loss = (wrong * asked).sum() / asked.sum().clamp(min=1) + s.action_weight * named
+        for found, truth in zip(where, moved):
+            apart = functional.binary_cross_entropy_with_logits(found, truth, reduction="none").mean((1, 2, 3, 4))
+            loss = loss + s.moved_weight * (apart * known).sum() / known.sum().clamp(min=1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,20 +193,33 @@ def train(
     return trainer.averaged()
 
 
-def augmented(batch: Sequence[Sample], rng: np.random.Generator, settings: JudgeTrainingSettings) -> Inputs:
-    """Inputs of the network with noise, garments of more or less contrast, and windows that lie a cell off."""
+def augmented(
+    batch: Sequence[Sample], rng: np.random.Generator, settings: JudgeTrainingSettings
+) -> tuple[Inputs, list[Tensor], Tensor]:
+    """Samples with noise, garments of more or less contrast, and windows that lie a cell off.
+
+    Returns:
+        Inputs of the network; where cloth moves in both windows; and 1 where that is known [B].
+    """
     cells: list[Tensor] = []
+    moved: list[Tensor] = []
     body, sleeve, numbers, summary = as_tensors([s.seen for s in batch])
     gain = torch.zeros(len(batch), len(CHANNELS))
     for who, value in zip(("result", "source"), rng.normal(0, settings.contrast, (2, len(batch)))):
         for name in _LOGARITHMS:
             gain[:, CHANNELS.index(f"{who}_{name}")] = torch.from_numpy(value).float()
-    for windows in (body, sleeve):
+    for k, windows in enumerate((body, sleeve)):
         noisy = windows + gain[:, None, :, None, None] + torch.randn(windows.shape) * settings.noise
+        truth = torch.zeros(*windows.shape[:2], len(MOVED), *windows.shape[3:])
+        for i, sample in enumerate(batch):
+            if sample.moved is not None:
+                truth[i] = torch.from_numpy(sample.moved[k])
         shifts = rng.integers(-1, 2, (len(batch), 2)).tolist()
-        cells.append(torch.stack([torch.roll(w, (y, x), (2, 3)) for w, (y, x) in zip(noisy, shifts)]))
+        for out, x in ((cells, noisy), (moved, truth)):
+            out.append(torch.stack([torch.roll(w, (r, c), (2, 3)) for w, (r, c) in zip(x, shifts)]))
     numbers, summary = (x + torch.randn(x.shape) * settings.noise for x in (numbers, summary))
-    return cells[0], cells[1], numbers, summary
+    known = torch.tensor([s.moved is not None for s in batch]).float()
+    return (cells[0], cells[1], numbers, summary), moved, known
 
 
 def _standardise(network: InteractionNet, samples: Sequence[Sample], seed: int) -> None:

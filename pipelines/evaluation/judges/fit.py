@@ -36,7 +36,7 @@ from pipelines.evaluation.judges.samples import LOOKS, SeenClip, load_clip, save
 from pipelines.stage import digest
 from pipelines.store import DeltaStore
 
-SEEN_VERSION = "1"
+SEEN_VERSION = "2"
 """Raise it when the same clips are seen differently."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from models.contact.network import CLASSES
-from models.judges.measures.cells import HandCells, cover_cells, joined, own_cells, pair_cells
+from models.judges.measures.cells import HandCells, cover_cells, joined, moved_cells, own_cells, pair_cells
 from models.judges.measures.network import NOTHING
 from models.judges.measures.train import Sample
 from models.judges.measures.windows import SIDES, HandView, MomentSampling, hand_views, moments
@@ -37,6 +37,8 @@ _ROLES = {
 }
 """Kind of case -> source and result of the examples that it gives."""
 _WINDOWS = 2
+_CLEARLY = 0.03
+"""Difference of a cell between done and undone that counts as moved to two thirds; 1 is from black to white."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class SeenClip:
         seed: Of the clip.
         cases: Its cases.
         arrays: Parts of `HandCells`. Names begin with span and side; `numbers`, `summary`, `cover`, `own` of a video,
-            and `pair` of two follow, and the window where there are two.
+            `pair` of two, and `moved` (what the interaction changes in the other garment) follow, and the window where
+            there are two.
     """
 
     seed: int
@@ -84,10 +87,26 @@ class SeenClip:
                 action = CLASSES.index(case.action) if done and acts else NOTHING
                 # Of the other hand's deed nothing is asked; where nothing is done, no hand did anything.
                 follows = None if done and not acts else case.kind == DONE
+                moved = self._moved(case, side)
                 for source, result in _ROLES.get(case.kind, ()):
                     for look in _looks(source, result):
                         seen = self.cells(case.span, side, source, result, look)
-                        yield Sample(case.kind if acts else "idle", seen, action, follows)
+                        yield Sample(case.kind if acts else "idle", seen, action, follows, moved)
+
+    def _moved(self, case: JudgeCase, side: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where the interaction moves cloth, see `Sample.moved`. The source's garment is taken to move as the other."""
+        if case.kind == WRONG_TIME:
+            return None
+        of = _hand(case.span, side)
+        windows = []
+        for w in range(_WINDOWS):
+            still = np.zeros_like(self.arrays[f"{of} cover {w}"][:, 0], np.float32)
+            if case.kind == PANTOMIME:
+                windows.append(np.stack([still, still], 1))
+            elif (apart := self.arrays.get(f"{of} moved {w}")) is not None:
+                there = 1 - np.exp(-apart.astype(np.float32) / _CLEARLY)
+                windows.append(np.stack([there, there if case.kind == DONE else still], 1))
+        return (windows[0], windows[1]) if len(windows) == _WINDOWS else None
 
 
 def see_clip(
@@ -131,6 +150,9 @@ def _seen(view: HandView, pictures: dict[str, tuple[np.ndarray, np.ndarray]]) ->
         out[f"cover {w}"] = cover_cells(masks)
         own = own_cells([p[w] for p in pictures.values()], masks, view.in_phase)
         out |= {f"own {name} {w}": cells for name, cells in zip(pictures, own)}
+        if UNDONE in {name.split()[0] for name in pictures}:
+            done, undone = (pictures[f"{name} {LOOKS[0]}"][w] for name in (_OTHER, UNDONE))
+            out[f"moved {w}"] = moved_cells(done, undone)
         for source in (_SOURCE, _OTHER):
             for result in sorted({name.split()[0] for name in pictures}):
                 for look in _looks(source, result):
