@@ -14,9 +14,19 @@ from models.contact.network import CLASSES, REST
 from models.judges.base import HandContact, JudgeRequest, sample_frames
 from models.judges.kinematic import KinematicJudge
 from models.judges.measures import network as networks
-from models.judges.measures.cells import CHANNELS, COVER, OWN, PAIR, HandCells, hand_cells, own_cells, pair_cells
-from models.judges.measures.network import InteractionNet
-from models.judges.measures.train import JudgeTrainingSettings, Sample, Trainer, train
+from models.judges.measures.cells import (
+    CHANNELS,
+    COVER,
+    OWN,
+    PAIR,
+    HandCells,
+    hand_cells,
+    moved_cells,
+    own_cells,
+    pair_cells,
+)
+from models.judges.measures.network import InteractionNet, as_tensors
+from models.judges.measures.train import JudgeTrainingSettings, Sample, Trainer, augmented, train
 from models.judges.measures.windows import (
     AFTER_S,
     BEFORE_S,
@@ -234,6 +244,16 @@ def test_cells_tell_changed_cloth_from_cloth_that_lies_a_little_off() -> None:
     assert np.nanmax(np.abs(found[0] - found[1])[:, 0]) < 0.8
 
 
+def test_moved_cells_are_where_done_and_undone_differ() -> None:
+    undone = np.full((1, 48, 48, 3), 100, np.uint8)
+    done = undone.copy()
+    done[0, 8:12, 4:6, 1] = 151
+    found = moved_cells(done, undone)
+    assert (
+        found.shape == (1, 12, 12) and found[0, 2, 1] == pytest.approx(0.1, abs=1e-3) and np.count_nonzero(found) == 1
+    )
+
+
 def test_pair_cells_see_the_same_folds_in_other_colours() -> None:
     picture = window(cloth(3))
     masks = np.zeros((1, 48, 48, len(MASKS)), np.uint8)
@@ -269,7 +289,9 @@ def made_up(follows: bool, rng: np.random.Generator, kind: str | None = None) ->
     seen = HandCells(
         *(a.astype(np.float16) for a in (body, sleeve)), *(a.astype(np.float32) for a in (numbers, summary))
     )
-    return Sample(kind or ("done" if follows else "undone"), seen, ZIP, follows)
+    moved = [np.zeros((MOMENTS, 2, rows, 12), np.float32) for rows in (12, 6)]
+    moved[0][INSIDE_SPAN, : 1 + follows, 4:8, 4:8] = 1
+    return Sample(kind or ("done" if follows else "undone"), seen, ZIP, follows, (moved[0], moved[1]))
 
 
 SETTINGS = JudgeTrainingSettings(steps=120, batch_size=8, learning_rate=5e-3)
@@ -289,6 +311,42 @@ def test_network_learns_whether_the_result_follows(trained: tuple[InteractionNet
     action, follows = network.probabilities([s.seen for s in fresh])
     assert action.sum(1) == pytest.approx(1, abs=1e-5) and (action.argmax(1) == ZIP).all()
     assert [f > 0.5 for f in follows] == [s.follows for s in fresh]
+
+
+def test_network_learns_where_cloth_moves(trained: tuple[InteractionNet, list[Sample]]) -> None:
+    network, fresh = trained
+    with torch.no_grad():
+        found = network(*as_tensors([s.seen for s in fresh])).moved[0].sigmoid()[:, : len(INSIDE)].mean(1).numpy()
+    for (of_source, of_result), sample in zip(found, fresh):
+        inside, outside = of_source[2:4, 2:4].mean(), of_source[0].mean()
+        assert inside > 0.6 and outside < 0.2
+        assert (of_result[2:4, 2:4].mean() > 0.5) == sample.follows
+
+
+def test_augmented_truth_moves_with_what_is_seen() -> None:
+    rng = np.random.default_rng(3)
+    sample = made_up(True, rng)
+    assert sample.moved is not None
+    truth = rng.uniform(0, 1, sample.moved[0].shape).astype(np.float32)
+    body = sample.seen.body.copy()
+    way = CHANNELS.index("result_across")
+    body[:, way] = truth[:, 1]
+    sample = dataclasses.replace(
+        sample, seen=dataclasses.replace(sample.seen, body=body), moved=(truth, sample.moved[1])
+    )
+    unknown = dataclasses.replace(sample, moved=None)
+    settings = JudgeTrainingSettings(noise=0.0, contrast=0.5)
+    seen, moved, known = augmented([sample, unknown] * 8, rng, settings)
+    assert known.tolist() == [1, 0] * 8 and moved[0].shape[2] == 2
+    for k in range(0, 16, 2):
+        assert moved[0][k, :, 1].numpy() == pytest.approx(seen[0][k, :, way].numpy(), abs=1e-3)
+    assert len({float(m[0, 1, 0, 0]) for m in moved[0][::2]}) > 1
+    # One gain for all that a garment's contrast scales, another for the other video's.
+    gains = [
+        (seen[0][0, :, CHANNELS.index(name)] - seen[0][2, :, CHANNELS.index(name)]).sort().values
+        for name in ("result_changed", "source_changed")
+    ]
+    assert gains[0].abs().max() > 0.01 and not torch.allclose(gains[0].mean(), gains[1].mean(), atol=1e-3)
 
 
 def test_unknown_cells_count_as_usual_ones(trained: tuple[InteractionNet, list[Sample]]) -> None:

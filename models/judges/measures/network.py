@@ -1,7 +1,8 @@
 """The embedded judge's network: from what is seen of one hand to what it does, and whether the result's cloth follows.
 
-The cells of each moment go through a few convolutions. What comes out is joined with the numbers of the moment, mixed
-over time, and read by two heads.
+A few convolutions tell where the interaction moves cloth: in the source from the source alone, in the result from both.
+What is seen where the source's cloth moves, in the span and after it, tells whether the result's follows. What the hand
+does is the contact network's reading of the span, corrected by its places, and by how much cloth moves.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.contact.network import CLASSES
-from models.judges.measures.cells import CHANNELS, PAIR, HandCells
-from models.judges.measures.windows import BEFORE_S, MOMENTS, NUMBERS, SUMMARY
+from models.judges.measures.cells import CHANNELS, COVER, OWN, PAIR, HandCells
+from models.judges.measures.windows import AFTER_S, BEFORE_S, INSIDE, MOMENTS, NUMBERS, SUMMARY
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "kinematic.safetensors"
 NOTHING = CLASSES.index("rest")
 """What a hand does that does nothing to the garment."""
-MOVED = ("source", "result")
-"""Videos whose cloth is looked at for where the interaction moves it."""
-_PAIR = slice(CHANNELS.index(PAIR[0]), CHANNELS.index(PAIR[-1]) + 1)
+STEP = 2
+"""Cells to each side of a place at which movement is told."""
+_ALIKE = slice(CHANNELS.index(PAIR[0]), CHANNELS.index(PAIR[-1]) + 1)
+_OF_SOURCE = [k for k, name in enumerate(CHANNELS) if name in COVER or name in {f"source_{n}" for n in OWN}]
+_ASKED = CHANNELS.index("result_changed")
+_BEFORE = len(BEFORE_S)
+LATER = slice(_BEFORE, None)
+"""Moments in the span and after it, at which movement since before is told."""
+_PHASES = (slice(0, len(INSIDE)), slice(len(INSIDE), None))
+"""Of these, those in the span, and those after it."""
+_LEAST_READING = 0.03
+_READING = [SUMMARY.index(f"own_{c}") for c in CLASSES]
+_CHANNELS = len(CHANNELS) + len(PAIR)
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of `InteractionNet.forward`."""
 
@@ -43,29 +53,20 @@ class Outputs(NamedTuple):
 
 
 class _Eye(nn.Module):
-    """Cells to vectors, and to where the interaction moves cloth.
+    """Where the interaction moves cloth in one window: in the source, and in the result."""
 
-    The vector tells of features of all cells (mean, maximum) and of those where cloth moves in the source or the result.
-    """
-
-    def __init__(self, widths: Sequence[int], out: int, dropout: float):
+    def __init__(self, width: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, width in zip((len(CHANNELS) + len(PAIR), *widths), widths):
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.GroupNorm(4, width), nn.GELU()]
-        self.layers = nn.Sequential(*layers)
-        self.moved = nn.Conv2d(widths[-1], len(MOVED), 1)
-        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * widths[-1] + 2 * len(MOVED) + 1, out), nn.GELU())
+        self.source = nn.Conv2d(len(_OF_SOURCE), width, 3, STEP, 1)
+        self.result = nn.Conv2d(_CHANNELS, width, 3, STEP, 1)
+        self.numbers = nn.Linear(len(NUMBERS) + MOMENTS - _BEFORE, 2 * width)
+        self.mixed = nn.Sequential(nn.GELU(), nn.Conv2d(2 * width, 2 * width, 3, 1, 1, groups=2), nn.GELU())
+        self.moved = nn.Conv2d(2 * width, 2, 1, groups=2)
 
-    def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, channels, rows, columns] to [N, out], and logits of movement [N, len(`MOVED`), rows, columns]."""
-        x = self.layers(cells)
-        logits = self.moved(x)
-        moved = logits.sigmoid()
-        where = torch.einsum("nkyx,ncyx->nkc", moved, x) / (moved.sum((2, 3)) + 1)[..., None]
-        both = moved.prod(1).mean((1, 2))[:, None]
-        pooled = [x.mean((2, 3)), x.amax((2, 3)), where.flatten(1), moved.mean((2, 3)), moved.amax((2, 3)), both]
-        return self.out(torch.cat(pooled, 1)), logits
+    def forward(self, cells: Tensor, numbers: Tensor) -> Tensor:
+        """[N, channels, rows, columns] and [N, numbers] to logits [N, (source, result), rows / 2, columns / 2]."""
+        x = torch.cat([self.source(cells[:, _OF_SOURCE]), self.result(cells)], 1)
+        return self.moved(self.mixed(x + self.numbers(numbers)[:, :, None, None]))
 
 
 class InteractionNet(nn.Module):
@@ -82,17 +83,22 @@ class InteractionNet(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(CHANNELS), 1, 1))
         self.register_buffer("scale", torch.ones(len(CHANNELS), 1, 1))
-        self.body = _Eye((24, 32), 48, dropout)
-        self.sleeve = _Eye((16, 24), 24, dropout)
-        self.numbers = nn.Sequential(nn.Linear(len(NUMBERS), 24), nn.GELU())
-        self.join = nn.Sequential(nn.Linear(96, 64), nn.GELU())
-        self.moment = nn.Parameter(torch.zeros(MOMENTS, 64))
-        self.mix = nn.ModuleList(nn.Conv1d(64, 64, 3, padding=1) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
-        self.action, self.follows = (
-            nn.Sequential(nn.Linear(128 + len(SUMMARY), 64), nn.GELU(), nn.Dropout(dropout), nn.Linear(64, n))
-            for n in (len(CLASSES), 1)
+        self.body, self.sleeve = _Eye(20), _Eye(20)
+        # Of each window and phase: means of channels and of both movements where the source moves, and how much it does.
+        pooled = 2 * len(_PHASES) * (_CHANNELS + 3)
+        self.follows = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(pooled + len(SUMMARY), 48), nn.GELU(), nn.Dropout(dropout), nn.Linear(48, 1)
         )
+        self.action = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(2 * len(_PHASES) + len(_PHASES) * len(NUMBERS) + len(SUMMARY), 32),
+            nn.GELU(),
+            nn.Linear(32, len(CLASSES)),
+        )
+        # At first the contact network is believed; what is learned corrects it.
+        for values in self.action[-1].parameters():
+            nn.init.zeros_(values)
+        self.reading = nn.Parameter(torch.full((len(CLASSES),), 2.0))
 
     def forward(self, body: Tensor, sleeve: Tensor, numbers: Tensor, summary: Tensor) -> Outputs:
         """Logits of hands.
@@ -104,25 +110,40 @@ class InteractionNet(nn.Module):
             summary: [B, len(`SUMMARY`)].
 
         Returns:
-            What the source shows the hand do [B, len(`CLASSES`)], whether the result's cloth does it, too [B], and where
-            it moves cloth in both windows [B, `MOMENTS`, len(`MOVED`), rows, columns].
+            What the source shows the hand do [B, len(`CLASSES`)]; whether the result's cloth does it, too [B]; and where
+            it moves cloth in both windows, at the moments of `LATER` [B, 8, (source, result), rows / 2, columns / 2].
         """
-        count = body.shape[:2]
-        body_seen, body_moved = self.body(self._known(body).flatten(0, 1))
-        sleeve_seen, sleeve_moved = self.sleeve(self._known(sleeve).flatten(0, 1))
-        seen = [x.unflatten(0, count) for x in (body_seen, sleeve_seen)]
-        x = (self.join(torch.cat([*seen, self.numbers(numbers)], -1)) + self.moment).transpose(1, 2)
-        for layer in self.mix:
-            x = x + self.dropout(functional.gelu(layer(x)))
-        x = torch.cat([x.mean(2), x.amax(2), summary], 1)
-        moved = body_moved.unflatten(0, count), sleeve_moved.unflatten(0, count)
-        return Outputs(self.action(x), self.follows(x)[:, 0], moved)
+        numbers = numbers[:, LATER]
+        count = numbers.shape[:2]
+        when = torch.eye(count[1]).expand(count[0], -1, -1)
+        told = torch.cat([numbers, when], -1).flatten(0, 1)
+        moved: list[Tensor] = []
+        pooled: list[Tensor] = []
+        masses: list[Tensor] = []
+        for eye, cells in ((self.body, body), (self.sleeve, sleeve)):
+            known = self._known(cells)
+            logits = eye(known.flatten(0, 1), told).unflatten(0, count)
+            moved.append(logits)
+            there = logits.sigmoid().repeat_interleave(STEP, -2).repeat_interleave(STEP, -1)
+            # Squared, so that many places where it hardly moves do not outweigh few where it does.
+            weight = there[:, :, 0].square() * cells[:, LATER, _ASKED].isfinite()
+            for phase in _PHASES:
+                w, seen = weight[:, phase], torch.cat([known, there], 2)[:, phase]
+                mass = w.sum((1, 2, 3))
+                pooled.append(torch.einsum("btyx,btcyx->bc", w, seen) / (mass + 1)[:, None])
+                masses.append((mass + 1).log())
+        mass = torch.stack(masses, 1)
+        follows = self.follows(torch.cat([*pooled, mass, summary], 1))[:, 0]
+        phases = [numbers[:, phase].mean(1) for phase in _PHASES]
+        reading = (summary[:, _READING].clamp(min=0) + _LEAST_READING).log()
+        action = self.action(torch.cat([mass, *phases, summary], 1)) + self.reading * reading
+        return Outputs(action, follows, (moved[0], moved[1]))
 
     def _known(self, cells: Tensor) -> Tensor:
-        """Cells in units of their deviation, and by how much source and result are more or less alike than before."""
+        """Later cells in units of their deviation, and by how much source and result are more alike than before."""
         known = ((cells - self.mean) / self.scale).clamp(-5, 5).nan_to_num(0.0)
-        alike = known[:, :, _PAIR]
-        return torch.cat([known, alike - alike[:, : len(BEFORE_S)].mean(1, keepdim=True)], 2)
+        before = known[:, :_BEFORE, _ALIKE].mean(1, keepdim=True)
+        return torch.cat([known[:, LATER], known[:, LATER, _ALIKE] - before], 2)
 
     @torch.no_grad()
     def probabilities(self, hands: Sequence[HandCells]) -> tuple[np.ndarray, np.ndarray]:

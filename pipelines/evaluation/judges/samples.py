@@ -19,7 +19,7 @@ from models.contact.network import CLASSES
 from models.judges.measures.cells import HandCells, cover_cells, joined, moved_cells, own_cells, pair_cells
 from models.judges.measures.network import NOTHING
 from models.judges.measures.train import Sample
-from models.judges.measures.windows import SIDES, HandView, MomentSampling, hand_views, moments
+from models.judges.measures.windows import BEFORE_S, SIDES, HandView, MomentSampling, hand_views, moments
 from pipelines.captions.contact import ContactReader
 from pipelines.evaluation.evidence import AnnotatedSource, read_pictures
 from pipelines.evaluation.judges.cases import DONE, PANTOMIME, UNDONE, WRONG_TIME, JudgeCase
@@ -104,7 +104,9 @@ class SeenClip:
             if case.kind == PANTOMIME:
                 windows.append(np.stack([still, still], 1))
             elif (apart := self.arrays.get(f"{of} moved {w}")) is not None:
-                there = 1 - np.exp(-apart.astype(np.float32) / _CLEARLY)
+                # Before the span both videos show the same, and differ by their compression only.
+                apart = apart.astype(np.float32) - np.quantile(apart[: len(BEFORE_S)], 0.98)
+                there = 1 - np.exp(-apart.clip(0) / _CLEARLY)
                 windows.append(np.stack([there, there if case.kind == DONE else still], 1))
         return (windows[0], windows[1]) if len(windows) == _WINDOWS else None
 
