@@ -1,6 +1,6 @@
 """The embedded judge: is the captioned action done in the source at that time, and does the result's cloth follow?
 
-The hands of a result are the source's own, so hand motion proves nothing. A small network reads how the cloth around
+The hands of a result are the source's own, so hand motion proves nothing. Small networks read how the cloth around
 each hand changes in both videos, before, in and after the span, and answers two questions: what the source shows the
 hand do to the garment, and whether the result's cloth does it, too. The score is the product of both chances, for the
 hand where it is highest.
@@ -50,7 +50,7 @@ class KinematicJudge(MomentSampling, Judge):
     def __init__(self, settings: KinematicJudgeSettings | None = None, weights: Path = WEIGHTS):
         self.settings = settings or KinematicJudgeSettings()
         super().__init__(self.settings.work_height)
-        self._network, notes = load(weights)
+        self._networks, notes = load(weights)
         self.min_score = notes["min_score"] if self.settings.min_score is None else self.settings.min_score
         self.name = f"kinematic {VERSION}"
         self.digest = judge_digest(self.name, self.settings.model_dump(), weights_digest(weights), contact_digest())
@@ -63,7 +63,7 @@ class KinematicJudge(MomentSampling, Judge):
         hands = hand_cells(request)
         if not hands:
             return Verdict(None, None, "no person is known in the source: no verdict")
-        action, follows = self._network.probabilities(list(hands.values()))
+        action, follows = self._networks.probabilities(list(hands.values()))
         asked = action[:, CLASSES.index(request.action)]
         scores = asked * follows
         k = int(np.argmax(scores))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from models.contact.network import CLASSES
 from models.judges.measures.cells import CHANNELS, COVER, OWN, PAIR, HandCells
-from models.judges.measures.windows import AFTER_S, BEFORE_S, INSIDE, MOMENTS, NUMBERS, SUMMARY
+from models.judges.measures.windows import BEFORE_S, INSIDE, MOMENTS, NUMBERS, SUMMARY
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "kinematic.safetensors"
 NOTHING = CLASSES.index("rest")
@@ -84,7 +84,7 @@ class InteractionNet(nn.Module):
         self.register_buffer("mean", torch.zeros(len(CHANNELS), 1, 1))
         self.register_buffer("scale", torch.ones(len(CHANNELS), 1, 1))
         self.body, self.sleeve = _Eye(20), _Eye(20)
-        # Of each window and phase: means of channels and of both movements where the source moves, and how much it does.
+        # Of each window and phase: means of channels and of both movements where the source moves, and its movement.
         pooled = 2 * len(_PHASES) * (_CHANNELS + 3)
         self.follows = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(pooled + len(SUMMARY), 48), nn.GELU(), nn.Dropout(dropout), nn.Linear(48, 1)
@@ -110,8 +110,8 @@ class InteractionNet(nn.Module):
             summary: [B, len(`SUMMARY`)].
 
         Returns:
-            What the source shows the hand do [B, len(`CLASSES`)]; whether the result's cloth does it, too [B]; and where
-            it moves cloth in both windows, at the moments of `LATER` [B, 8, (source, result), rows / 2, columns / 2].
+            What the source shows the hand do [B, len(`CLASSES`)]; whether the result's cloth does it, too [B]; where it
+            moves cloth in both windows, at the moments of `LATER` [B, 8, (source, result), rows / 2, columns / 2].
         """
         numbers = numbers[:, LATER]
         count = numbers.shape[:2]
@@ -145,11 +145,28 @@ class InteractionNet(nn.Module):
         before = known[:, :_BEFORE, _ALIKE].mean(1, keepdim=True)
         return torch.cat([known[:, LATER], known[:, LATER, _ALIKE] - before], 2)
 
+
+class Committee(nn.Module):
+    """Networks that were trained on different clips, and answer together.
+
+    Args:
+        members: The networks.
+    """
+
+    def __init__(self, members: Sequence[InteractionNet]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.eval().requires_grad_(False)
+
     @torch.no_grad()
     def probabilities(self, hands: Sequence[HandCells]) -> tuple[np.ndarray, np.ndarray]:
-        """What hands do in the source (N, len(`CLASSES`)), and whether the result's cloth does it (N,)."""
-        action, follows, _ = self(*as_tensors(hands))
-        return action.softmax(-1).numpy(), follows.sigmoid().numpy()
+        """What hands do in the source (N, len(`CLASSES`)), and whether the result's cloth does it (N,): means."""
+        seen = as_tensors(hands)
+        said = [member(*seen) for member in self.members]
+        return (
+            torch.stack([s.action.softmax(-1) for s in said]).mean(0).numpy(),
+            torch.stack([s.follows.sigmoid() for s in said]).mean(0).numpy(),
+        )
 
 
 def as_tensors(hands: Sequence[HandCells]) -> Inputs:
@@ -159,9 +176,9 @@ def as_tensors(hands: Sequence[HandCells]) -> Inputs:
     return body, sleeve, numbers, summary
 
 
-def save(network: InteractionNet, path: Path, notes: Mapping[str, Any]) -> None:
+def save(networks: Committee, path: Path, notes: Mapping[str, Any]) -> None:
     """Replace a file by the weights as float16, with notes on what made them."""
-    tensors = {k: v.detach().half().contiguous() for k, v in sorted(network.state_dict().items())}
+    tensors = {k: v.detach().half().contiguous() for k, v in sorted(networks.state_dict().items())}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     # One text, since several come in any order: the same weights are the same bytes.
@@ -169,8 +186,8 @@ def save(network: InteractionNet, path: Path, notes: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def load(path: Path = WEIGHTS) -> tuple[InteractionNet, dict[str, Any]]:
-    """The network, ready to answer, and the notes of its file.
+def load(path: Path = WEIGHTS) -> tuple[Committee, dict[str, Any]]:
+    """The networks, ready to answer, and the notes of their file.
 
     Raises:
         FileNotFoundError: There is no such file; says how to make it.
@@ -180,9 +197,9 @@ def load(path: Path = WEIGHTS) -> tuple[InteractionNet, dict[str, Any]]:
     with safe_open(path, "pt") as file:
         notes = json.loads(file.metadata()["notes"])
         tensors = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 - not a mapping
-    network = InteractionNet()
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False), notes
+    networks = Committee([InteractionNet() for _ in {k.split(".")[1] for k in tensors}])
+    networks.load_state_dict(tensors)
+    return networks, notes
 
 
 @lru_cache(maxsize=4)

@@ -31,11 +31,11 @@ class JudgeTrainingSettings(BaseModel):
     """How the network is trained."""
 
     seed: int = Field(0, description="Seed of weights, batches and augmentation")
-    steps: int = Field(900, ge=1, description="Steps of the whole training")
+    steps: int = Field(450, ge=1, description="Steps of the whole training")
     batch_size: int = Field(32, ge=2, description="Hands a step")
     learning_rate: float = Field(5e-3, gt=0, description="Peak learning rate of AdamW")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW")
-    dropout: float = Field(0.15, ge=0, lt=1, description="Dropout")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of the averaged weights that are kept")
     action_weight: float = Field(0.5, ge=0, description="Weight of naming the action against seeing the cloth follow")
     moved_weight: float = Field(2.0, ge=0, description="Weight of telling where cloth moves, a window")

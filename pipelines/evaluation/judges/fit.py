@@ -1,10 +1,10 @@
 """Fits the embedded judge: `python -m pipelines.evaluation.judges.fit --batch NAME [NAME ...]`.
 
 The batches must be rendered with `undone` and annotated up to `agnostic_masks`. Clips are first looked at, once each,
-with results as rendered and as the nano autoencoder gives them back. Then clips are left out in turn (cross-
-validation): what networks say of clips that they were not trained on tells from which score an interaction counts as
-done. Last, the network is trained on all clips. All of it is kept in `--work`, and a run that was stopped goes on from
-there. What the judge is worth is measured on other batches: `itryon evaluate judge`.
+with results as rendered and as the nano autoencoder gives them back. Then each part of the clips is left out in turn,
+and a network trained on the others: what it says of the clips left out tells from which score an interaction counts as
+done (cross-validation). The judge is the mean of these networks. All of it is kept in `--work`, and a run that was
+stopped goes on from there. What the judge is worth is measured on other batches: `itryon evaluate judge`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models.arguments import add_settings, read_settings
 from models.contact.network import CLASSES
 from models.contact.network import weights_digest as contact_digest
-from models.judges.measures.network import WEIGHTS, InteractionNet, save
+from models.judges.measures.network import WEIGHTS, Committee, load, save
 from models.judges.measures.train import JudgeTrainingSettings, train
 from models.judges.settings import KinematicJudgeSettings
 from pipelines.captions.contact import ContactReader
@@ -85,15 +85,15 @@ def see_batch(
     return out
 
 
-def score_cases(network: InteractionNet, clip: SeenClip, number: int) -> list[ScoredCase]:
-    """What a network says of all cases of a clip."""
+def score_cases(networks: Committee, clip: SeenClip, number: int) -> list[ScoredCase]:
+    """What networks say of all cases of a clip."""
     out = []
     for look in LOOKS:
         for case in clip.cases:
             hands = clip.of_case(case, look)
             score = None
             if hands:
-                action, follows = network.probabilities(hands)
+                action, follows = networks.probabilities(hands)
                 score = float((action[:, CLASSES.index(case.action)] * follows).max())
             out.append(ScoredCase(number, look, case, score))
     return out
@@ -119,8 +119,8 @@ def best_threshold(scored: Sequence[ScoredCase], clips: int) -> float:
 
 def fit(
     paths: Sequence[Path], settings: JudgeTrainingSettings, parts: int, work: Path, progress: Progress
-) -> tuple[InteractionNet, list[ScoredCase]]:
-    """The network trained on all clips, and scores of each clip by a network that was trained without it.
+) -> tuple[Committee, list[ScoredCase]]:
+    """One network for each part of the clips that is left out, and its scores of these.
 
     Args:
         paths: Files of the clips, see `see_batch`.
@@ -131,32 +131,26 @@ def fit(
     """
     clips = [load_clip(p) for p in progress.track(paths, description="reading")]
     what = digest([settings.model_dump(), [p.stem for p in paths], parts])[:16]
-    scored: list[ScoredCase] = []
-
-    def trained(name: str, members: Sequence[int]) -> InteractionNet:
-        samples = [s for i in members for s in clips[i].samples()]
-        bar = progress.add_task(name, total=settings.steps)
-        network = train(
-            settings,
-            samples,
-            work / f"{what}.{name}.pt",
-            lambda step, loss: progress.update(bar, completed=step, description=f"{name}, loss {loss:.3f}"),
-        )
-        progress.remove_task(bar)
-        return network
-
+    members, scored = [], []
     for k, left_out in enumerate(folds(len(clips), parts)):
-        file = work / f"{what}.scores{k}.json"
+        file = work / f"{what}.part{k}.safetensors"
         if not file.exists():
-            network = trained(f"part {k + 1} of {parts}", [i for i in range(len(clips)) if i not in set(left_out)])
-            found = [[s.score for s in score_cases(network, clips[i], i)] for i in left_out]
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(found))
-            partial.replace(file)
-        for i, scores in zip(left_out, json.loads(file.read_text())):
-            cases = [(look, case) for look in LOOKS for case in clips[i].cases]
-            scored += [ScoredCase(int(i), look, case, s) for (look, case), s in zip(cases, scores)]
-    return trained("all", range(len(clips))), scored
+            name = f"part {k + 1} of {parts}"
+            bar = progress.add_task(name, total=settings.steps)
+            network = train(
+                settings,
+                [s for i in range(len(clips)) if i not in set(left_out) for s in clips[i].samples()],
+                file.with_suffix(".state.pt"),
+                lambda step, loss, bar=bar, name=name: progress.update(  # type: ignore[misc]
+                    bar, completed=step, description=f"{name}, loss {loss:.3f}"
+                ),
+            )
+            progress.remove_task(bar)
+            save(Committee([network]), file, {})
+        alone, _ = load(file)
+        members += list(alone.members)
+        scored += [s for i in left_out for s in score_cases(alone, clips[i], int(i))]
+    return Committee(members), scored
 
 
 def agreement(scored: Sequence[ScoredCase], least: float, clips: int) -> dict[str, Any]:
@@ -185,11 +179,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.evaluation.judges.fit", description=__doc__)
     parser.add_argument("--batch", nargs="+", required=True, help="studio batches in the lake at ITRYON_LAKE")
-    parser.add_argument("--parts", type=int, default=4, help="parts that clips are dealt out to for cross-validation")
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=4,
+        help="parts that clips are dealt out to; each gives a network trained on the others",
+    )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="file of weights to write")
     work = user_cache_path("itryon") / "judge-fit"
     parser.add_argument("--work", type=Path, default=work, help="folder for what a stopped run goes on from")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the network")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the networks")
     add_settings(parser, JudgeTrainingSettings)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -207,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     args.work / "seen",
                     lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),  # type: ignore[misc]
                 )
-            network, scored = fit(paths, settings, args.parts, args.work, progress)
+            networks, scored = fit(paths, settings, args.parts, args.work, progress)
     except (NothingToJudge, ValueError) as e:
         print(e, file=sys.stderr)
         return 2
@@ -221,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "contact_weights": contact_digest(),
         "clips_left_out": found,
     }
-    save(network, args.out, notes)
+    save(networks, args.out, notes)
     print(json.dumps(found, indent=1))
     print(f"done from a score of {least:.2f}; written to {args.out}", file=sys.stderr)
     return 0
