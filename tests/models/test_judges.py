@@ -367,7 +367,8 @@ def test_unknown_cells_count_as_usual_ones(trained: tuple[InteractionNet, list[S
     network, fresh = trained
     seen = fresh[0].seen
     unknown, usual = seen.body.copy(), seen.body.astype(np.float32)
-    unknown[:, 0, :3], usual[:, 0, :3] = np.nan, network.mean[0].item()
+    k = CHANNELS.index("source_changed")
+    unknown[:, k, :3], usual[:, k, :3] = np.nan, network.mean[k].item()
     answers = [Committee([network]).probabilities([dataclasses.replace(seen, body=b)])[1] for b in (unknown, usual)]
     assert answers[0] == pytest.approx(answers[1], abs=1e-4)
 
