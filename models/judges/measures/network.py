@@ -150,10 +150,10 @@ class Committee(nn.Module):
     """Networks that were trained on different clips, and answer together.
 
     Args:
-        members: The networks.
+        members: `InteractionNet`s.
     """
 
-    def __init__(self, members: Sequence[InteractionNet]):
+    def __init__(self, members: Sequence[nn.Module]):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.eval().requires_grad_(False)

@@ -22,6 +22,7 @@ import torch
 from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from models.arguments import add_settings, read_settings
 from models.contact.network import CLASSES
@@ -131,7 +132,8 @@ def fit(
     """
     clips = [load_clip(p) for p in progress.track(paths, description="reading")]
     what = digest([settings.model_dump(), [p.stem for p in paths], parts])[:16]
-    members, scored = [], []
+    members: list[nn.Module] = []
+    scored: list[ScoredCase] = []
     for k, left_out in enumerate(folds(len(clips), parts)):
         file = work / f"{what}.part{k}.safetensors"
         if not file.exists():

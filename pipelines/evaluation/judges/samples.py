@@ -66,13 +66,14 @@ class SeenClip:
         of, name = _hand(span, side), f"{result} {look}"
         windows = [
             joined(
-                *(self.arrays[f"{of} own {video} {w}"] for video in (name, f"{source} {LOOKS[0]}")),
+                self.arrays[f"{of} own {name} {w}"],
+                self.arrays[f"{of} own {source} {LOOKS[0]} {w}"],
                 self.arrays[f"{of} pair {source} {name} {w}"],
                 self.arrays[f"{of} cover {w}"],
             )
             for w in range(_WINDOWS)
         ]
-        return HandCells(*windows, self.arrays[f"{of} numbers"], self.arrays[f"{of} summary"])
+        return HandCells(windows[0], windows[1], self.arrays[f"{of} numbers"], self.arrays[f"{of} summary"])
 
     def of_case(self, case: JudgeCase, look: Look) -> list[HandCells]:
         """What the judge sees of a case, of each hand."""
