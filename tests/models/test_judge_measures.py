@@ -148,6 +148,59 @@ def test_cells_tell_changed_cloth_from_cloth_that_lies_a_little_off() -> None:
     assert np.nanmax(np.abs(found[0] - found[1])[:, 0]) < 0.8
 
 
+def blurred_lab(picture: np.ndarray, times: int) -> np.ndarray:
+    """CIELAB, 1 is from black to white, under the binomial kernel."""
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).astype(float) / 100
+    for _ in range(times):
+        lab = cv2.sepFilter2D(lab, -1, np.array([0.25, 0.5, 0.25]), np.array([0.25, 0.5, 0.25]), borderType=1)
+    return lab
+
+
+# A cell in the middle, with its neighbours: rows and columns 16 to 27 of the pictures.
+AROUND = slice(16, 28)
+
+
+def test_change_of_a_cell_is_the_least_difference_to_what_lay_around_it_before() -> None:
+    pictures = np.stack([window(cloth(k)) for k in range(MOMENTS)])
+    masks = np.zeros((MOMENTS, 48, 48, len(MASKS)), np.uint8)
+    found = own_cells([pictures], masks, np.ones(MOMENTS, bool))[0, :, :, 5, 5].astype(float)
+    lab = [blurred_lab(p, 1) for p in pictures]
+    for t in (4, MOMENTS - 1):
+        costs = {}
+        for before in lab[: len(BEFORE_S)]:
+            for y in range(-2, 3):
+                for x in range(-2, 3):
+                    there = before[AROUND.start + y : AROUND.stop + y, AROUND.start + x : AROUND.stop + x]
+                    apart = np.abs(lab[t][AROUND, AROUND] - there).sum(-1).mean()
+                    cost = (apart + 0.004) / 1.1 + 0.002 * np.hypot(x, y)
+                    costs[x, y] = min(cost, costs.get((x, y), np.inf))
+        nearest = min(costs, key=lambda k: costs[k])
+        assert found[t, OWN.index("changed")] == pytest.approx(np.log(costs[nearest] + 0.01), abs=2e-3)
+        assert found[t, OWN.index("changed_here")] == pytest.approx(np.log(costs[0, 0] + 0.01), abs=2e-3)
+        assert [found[t, OWN.index(n)] for n in ("across", "down")] == [v / 2 for v in nearest]
+
+
+def test_shared_edges_are_those_of_the_same_direction() -> None:
+    source, result = window(cloth(3)), window(cloth(4))
+    masks = np.zeros((1, 48, 48, len(MASKS)), np.uint8)
+    found = pair_cells(source[None], result[None], masks)[0, :, 5, 5].astype(float)
+    common = np.zeros((12, 12))
+    edges = {}
+    gradients = [np.gradient(blurred_lab(p, 2) * 100, axis=(0, 1)) for p in (source, result)]
+    for name, (down, across) in zip(("source", "result"), gradients):
+        strength = (down**2 + across**2).sum(-1)
+        edges[name] = (strength / (strength + 1))[AROUND, AROUND].mean()
+    # Squared cosines between the gradients of all pairs of colour channels, weighted by their lengths.
+    for a in range(3):
+        for b in range(3):
+            (ay, ax), (by, bx) = ([g[..., c][AROUND, AROUND] for g in of] for of, c in zip(gradients, (a, b)))
+            common += (ax * bx + ay * by) ** 2
+    for down, across in gradients:
+        common /= (down**2 + across**2).sum(-1)[AROUND, AROUND] + 1
+    for name in ("source", "result"):
+        assert found[PAIR.index(f"{name}_edges")] == pytest.approx(common.mean() / (edges[name] + 0.05), abs=2e-3)
+
+
 def test_moved_cells_are_where_done_and_undone_differ() -> None:
     undone = np.full((1, 48, 48, 3), 100, np.uint8)
     done = undone.copy()

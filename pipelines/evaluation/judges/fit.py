@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     save(networks, args.out, notes)
     print(json.dumps(found, indent=1))
-    print(f"done from a score of {least:.2f}; written to {args.out}", file=sys.stderr)
+    print(f"done from a score of {least:.3f}; written to {args.out}", file=sys.stderr)
     return 0
 
 
