@@ -58,12 +58,13 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     values = {m.metric: round(m.value, 4) for m in report.whole if m.value is not None}
     missing = {m.metric: m.reason or "no reason given" for m in report.whole if m.value is None}
     notes = {m.metric: m.note for m in report.whole if m.value is not None and m.note}
+    shown: dict[str, Any] = {
+        "metrics": dg.MetadataValue.md(markdown_table(report)),
+        "checkpoint_id": checkpoint_id,
+        "mode": report.mode,
+    }
     return dg.MaterializeResult(
-        metadata={
-            "metrics": dg.MetadataValue.md(markdown_table(report)),
-            "checkpoint_id": checkpoint_id,
-            "mode": report.mode,
-        }
+        metadata=shown
         | values
         | {
             "notes": reasons("metric", notes),

@@ -1,5 +1,7 @@
 """`leaderboard` and `promotions`: what was measured of every checkpoint, and which one is the current one."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.metadata import check_specs, static_metadata, table_metadata, upstream_metadata
@@ -28,9 +30,12 @@ def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     store = context.resources.lake.store()
     rows = write_leaderboard(store, Commit(context.run.run_id))
     content = [{k: v for k, v in r.items() if k not in ("created_at", "run_id", "table_versions")} for r in rows]
+    shown: dict[str, Any] = {
+        "leaderboard": dg.MetadataValue.md(leaderboard_markdown(rows)),
+        "checkpoints": len(rows),
+    }
     return dg.MaterializeResult(
-        metadata={"leaderboard": dg.MetadataValue.md(leaderboard_markdown(rows)), "checkpoints": len(rows)}
-        | table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows)),
+        metadata=shown | table_metadata(store, LEADERBOARD, store.version(LEADERBOARD), len(rows)),
         data_version=dg.DataVersion(digest(content)[:32]),
     )
 
@@ -64,15 +69,15 @@ def promotions(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     except PromotionError as e:
         raise dg.Failure(str(e), allow_retries=False) from e
     current = current_id(store)
+    shown: dict[str, Any] = {
+        "promoted": decision.promote,
+        "reason": decision.reason,
+        "comparison": dg.MetadataValue.md(comparison_markdown(row)),
+        "candidate": candidate,
+        "current_checkpoint_id": current or "none",
+    }
     return dg.MaterializeResult(
-        metadata={
-            "promoted": decision.promote,
-            "reason": decision.reason,
-            "comparison": dg.MetadataValue.md(comparison_markdown(row)),
-            "candidate": candidate,
-            "current_checkpoint_id": current or "none",
-        }
-        | table_metadata(store, PROMOTIONS, store.version(PROMOTIONS), len(decisions(store))),
+        metadata=shown | table_metadata(store, PROMOTIONS, store.version(PROMOTIONS), len(decisions(store))),
         data_version=dg.DataVersion(current or "none"),
         check_results=[
             dg.AssetCheckResult(
