@@ -128,6 +128,8 @@ def open_browser(width: int = 1400, height: int = 900) -> Iterator[Browser]:
     for argument in (*_ARGUMENTS, f"--window-size={width},{height}"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    # Selenium itself gives up after two minutes otherwise.
+    driver.command_executor.client_config.timeout = int(PATIENCE_S) + 60
     driver.set_page_load_timeout(PATIENCE_S)
     driver.set_script_timeout(PATIENCE_S)
     browser = Browser(driver)
