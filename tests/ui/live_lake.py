@@ -43,6 +43,8 @@ SETTINGS = {
 _CLIP = ("--frames", "25", "--fps", "16", "--size", "240x320", "--interaction-share", "0.5", "--workers", "1")
 _DECISION_S = 3600.0
 """How long a batch may take to its decision, on a machine that is busy with much else."""
+_START_S = 1800.0
+"""How long a server may take to its first answer there."""
 
 
 @dataclass
@@ -121,7 +123,7 @@ def serving(lake: Path, log: Path, answers: Callable[[str], bool], *arguments: s
             line, env=_environment(lake), stdout=out, stderr=out, cwd=log.parent, start_new_session=True
         )
     try:
-        until(lambda: server.poll() is not None or answers(url), f"itryon {arguments[0]} answers", 600)
+        until(lambda: server.poll() is not None or answers(url), f"itryon {arguments[0]} answers", _START_S)
         assert server.poll() is None, log.read_text()[-3000:]
         yield url
     finally:
