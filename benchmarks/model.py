@@ -30,6 +30,8 @@ from models.training.data import Batch
 from models.training.objective import prepare_conditions, sample_sigmas, step_generator, training_losses
 
 PRESET = "nano"
+WIDE: dict[str, Any] = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048, "num_layers": 12}
+"""Of the stock model: to tell what is due to the size of nano's matrices."""
 FRAMES, HEIGHT, WIDTH = 17, 128, 96
 TEXT_TOKENS, ACTION_TOKENS, SEGMENTS = 64, 32, 3
 
@@ -117,11 +119,11 @@ class _WithoutActions(torch.nn.Module):
         return self.model(**{k: v for k, v in kwargs.items() if not k.startswith(("action_", "segment_"))})
 
 
-def build(name: str) -> tuple[torch.nn.Module, Batch, Callable[[int], None]]:
-    """Model, batch, and a function that does training step number n of a variant."""
+def build(name: str, size: dict[str, Any] | None = None) -> tuple[torch.nn.Module, Batch, Callable[[int], None]]:
+    """Model, batch, and a function that does training step number n of a variant; `size` replaces the preset's."""
     variant = VARIANTS[name]
     config = _config(variant)
-    arguments = preset(PRESET)
+    arguments = preset(PRESET) | (size or {})
     torch.manual_seed(0)
     if variant.stock:
         model = WanVACETransformer3DModel(**of_stock(arguments))
@@ -165,9 +167,8 @@ def _plain_loss(model: torch.nn.Module, batch: Batch, config: TrainConfig, gener
     return mse_loss(prediction, flow_matching_target(target, noise))
 
 
-def step_flops() -> float:
+def step_flops(model: torch.nn.Module, batch: Batch) -> float:
     """Floating-point operations of the stock model's training step: forward, counted, and twice that backward."""
-    model, batch, _ = build("stock")
     counter = FlopCounterMode(display=False)
     # The counter knows no fused attention of the CPU; by plain products it is counted in full.
     with counter, torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -177,6 +178,18 @@ def step_flops() -> float:
 
 def _median_ratio(values: list[float], bases: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(values, bases))
+
+
+def share_of_matmul(size: dict[str, Any], rounds: int = 5) -> float:
+    """Operations a second of the stock model's training step at some size, as a share of a matrix product's."""
+    model, batch, step = build("stock", size)
+    flops = step_flops(model, batch)
+    shares = []
+    for number in range(rounds + 1):
+        started = time.perf_counter()
+        step(number)
+        shares.append(flops / (time.perf_counter() - started) / _matmul_rate())
+    return statistics.median(shares[1:])
 
 
 def _matmul_rate(size: int = 1024) -> float:
@@ -233,7 +246,7 @@ def model(rounds: int = 20, warmup: int = 3) -> dict[str, Any]:
                 cpu[name].append(time.process_time() - busy)
         if number >= warmup:
             rates.append(_matmul_rate())
-    flops = step_flops()
+    flops = step_flops(*built["stock"][:2])
     result: dict[str, Any] = {}
     for name in VARIANTS:
         result[name] = {
@@ -259,4 +272,7 @@ def model(rounds: int = 20, warmup: int = 3) -> dict[str, Any]:
         "stock_step_gflop": flops / 1e9,
         "matmul_gflops": statistics.median(rates) / 1e9,
         "share_of_matmul": statistics.median(a / r for a, r in zip(achieved, rates)),
+        "wide": WIDE["num_layers"],
+        "wide_channels": WIDE["num_attention_heads"] * WIDE["attention_head_dim"],
+        "wide_share_of_matmul": share_of_matmul(WIDE),
     }

@@ -30,8 +30,8 @@ def selected(asset: str, upstream: bool) -> list[str]:
     if key not in graph.get_all_asset_keys():
         known = ", ".join(sorted(k.to_user_string() for k in graph.get_all_asset_keys()))
         raise LookupError(f"there is no asset {asset!r}; assets: {known}")
-    selection = dg.AssetSelection.assets(key)
-    selection = (selection.upstream() if upstream else selection).required_multi_asset_neighbors()
+    just = dg.AssetSelection.assets(key)
+    selection = (just.upstream() if upstream else just).required_multi_asset_neighbors()
     return [k.to_user_string() for k in selection.resolve(graph)]
 
 

@@ -1,8 +1,8 @@
 """Measures one checkpoint: each held-back clip in its other garment, with its captions and with none.
 
 The truth is exact. `done` is the rendered clip in the other garment, `undone` the same with the cloth left alone while
-the hands move. Where those two differ, a result is nearer to one or the other, and that is the verdict: no judge errs.
-Asked by the caption, an interaction should be done; asked for nothing, it should not, although the hands are the same.
+the hands move. How far a result goes through what only `done` goes through is the verdict: no judge errs. Asked by the
+caption, an interaction should be done; asked for nothing, it should not, although the hands are the same.
 """
 
 from __future__ import annotations
@@ -33,35 +33,50 @@ from pipelines.video import VideoReader
 _CHANGED = 24
 """Largest difference of a channel, of 255, from which a pixel belongs to what the interaction changes."""
 _LEAST = 0.001
-"""Share of a frame that must change for the frame to count."""
+"""Share of a frame that must change for it to count."""
 
 
-def nearness(result: np.ndarray, done: np.ndarray, undone: np.ndarray) -> tuple[float, np.ndarray]:
-    """How near a result is to the interaction done rather than left undone.
+def response(result: np.ndarray, done: np.ndarray, undone: np.ndarray, span: tuple[int, int]) -> float:
+    """How far a result goes through the change that the interaction makes.
+
+    What the interaction changes is the picture after it against the picture before it, less what the person's own
+    motion changes, which is all that happens in `undone`. A wrong colour that stays, or a jacket that is open all the
+    time, is no change.
 
     Args:
         result: (F, H, W, 3) uint8, as the others.
         done: The truth with the interaction.
         undone: The truth without.
+        span: First frame of the interaction, and the one after its last.
 
     Returns:
-        0 (undone) to 1 (done), one half where it is as far from both, averaged over the pixels where the truths
-        differ; and (F,) bool, the frames in which they do.
+        Projection of the result's change on the truth's: 0 as undone, 1 as done; below 0 it goes the other way.
 
     Raises:
-        ValueError: The truths do not differ.
+        ValueError: The truths do not differ in what changes.
     """
-    changed = np.abs(done.astype(np.int16) - undone).max(-1) >= _CHANGED
-    frames = changed.mean((1, 2)) >= _LEAST
-    changed &= frames[:, None, None]
-    if not changed.any():
+    before, after = slice(0, max(span[0], 1)), slice(min(span[1], len(done) - 1), None)
+
+    def change(video: np.ndarray) -> np.ndarray:
+        return video[after].mean(0) - video[before].mean(0)
+
+    still = change(undone)
+    wanted = change(done) - still
+    pixels = np.abs(wanted).max(-1) >= _CHANGED
+    if pixels.mean() < _LEAST:
         raise ValueError("The clip looks the same done and undone")
-    to_done, to_undone = (float(np.abs(result.astype(np.int16) - t)[changed].mean()) for t in (done, undone))
-    return to_undone / (to_done + to_undone), frames
+    wanted = wanted[pixels]
+    return float(((change(result) - still)[pixels] * wanted).sum() / (wanted**2).sum())
+
+
+def interaction_frames(done: np.ndarray, undone: np.ndarray) -> np.ndarray:
+    """(F,) bool: frames of (F, H, W, 3) uint8 truths in which the interaction shows."""
+    changed = np.abs(done.astype(np.int16) - undone).max(-1) >= _CHANGED
+    return changed.mean((1, 2)) >= _LEAST
 
 
 def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[dict[str, Any]]:
-    """One row a clip: `asked` and `unasked` (nearness to done), `error`, `error_interaction`, `unchanged`."""
+    """One row a clip: `asked` and `unasked` (response), `error`, `error_interaction`, `unchanged`."""
     store = DeltaStore(work / "lake")
     wanted = TryOnSettings(
         steps=settings.denoising_steps,
@@ -95,8 +110,10 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
                 results[name] = _frames(target)
             results.setdefault("unasked", results["asked"])
             row: dict[str, Any] = {"clip": record["video"]}
+            span = record["spans"][0]["start_frame"], record["spans"][0]["end_frame"]
             for name, result in results.items():
-                row[name], frames = nearness(result, done, undone)
+                row[name] = response(result, done, undone, span)
+            frames = interaction_frames(done, undone)
             row["error"], row["unchanged"], *_ = compare(results["asked"], source, done, done)
             row["error_interaction"], *_ = compare(results["asked"][frames], source[frames], done[frames], done[frames])
             rows.append(row)

@@ -27,12 +27,12 @@ class AblationSettings(BaseModel):
     fps: float = Field(8.0, gt=1, description="Frame rate: a window of 17 frames must hold the whole interaction")
     width: int = Field(288, description="Pixels of a rendered frame")
     height: int = Field(384, description="Pixels of a rendered frame")
-    model_height: int = Field(128, multiple_of=16, description="Pixels the network works at")
-    model_width: int = Field(96, multiple_of=16, description="Pixels the network works at")
+    model_height: int = Field(64, multiple_of=16, description="Pixels the network works at")
+    model_width: int = Field(48, multiple_of=16, description="Pixels the network works at")
     base_steps: int = Field(
         2400, ge=1, description="Optimiser steps on ordinary clips, without any module, that all rows start from"
     )
-    steps: int = Field(800, ge=1, description="Optimiser steps of every row after those")
+    steps: int = Field(3000, ge=1, description="Optimiser steps of every row after those")
     batch_size: int = Field(8, ge=1, description="Clips of a step")
     learning_rate: float = Field(1e-3, gt=0, description="Peak, cosine schedule")
     model: dict[str, Any] = Field(
@@ -48,7 +48,7 @@ class AblationSettings(BaseModel):
         description="The nano preset made smaller, so that a row takes minutes",
     )
     denoising_steps: int = Field(8, ge=1, description="Steps of a try-on")
-    guidance_scale: float = Field(2.0, ge=1, description="Guidance on captions")
+    guidance_scale: float = Field(4.0, ge=1, description="Guidance on captions")
 
     @property
     def digest(self) -> str:
@@ -71,7 +71,7 @@ class Row:
 
     name: str
     title: str
-    batches: tuple[str, ...] = (INTERACTIVE, ORDINARY)
+    batches: tuple[str, ...] = (INTERACTIVE,)
     training: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     main: bool = False

@@ -45,19 +45,20 @@ def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]])
         f"alone for {settings.base_steps}; "
         f"{settings.interactive_clips} rendered clips with zips, {settings.ordinary_clips} without interactions, "
         f"{len(some['clips'])} held-back interactions in another garment; 95 % bootstrap intervals over clips and "
-        "seeds. ISR: the result is nearer to "
-        "the rendered truth with the interaction than to the one without, when the caption asks for it. False: the "
-        "same when the caption asks for nothing. Errors are mean absolute differences, 0 to 1, from the truth in the "
-        f"pixels that the garment changes (leaving the clip as it is: {unchanged:.3f}).\n",
-        "| row | seeds | ISR | false | error | error in interaction frames |",
-        "|---|---|---|---|---|---|",
+        "seeds. Response: how far the result goes through the change of the picture that the interaction makes, 0 as "
+        "the rendered truth without it, 1 as the truth with it. ISR: more than halfway, when the caption asks for it. "
+        "False: the same when the caption asks for nothing. Errors are mean absolute differences, 0 to 1, from the "
+        f"truth in the pixels that the garment changes (leaving the clip as it is: {unchanged:.3f}).\n",
+        "| row | seeds | ISR | false | response, asked | response, unasked | error | error in interaction frames |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         if row.name in found:
             s = summary(found[row.name])
             lines.append(
                 f"| {row.title} | {len(found[row.name])} | {s['isr'].percent()} | {s['false'].percent()} | "
-                f"{s['error'].number()} | {s['error_interaction'].number()} |"
+                f"{s['asked'].number()} | {s['unasked'].number()} | {s['error'].number()} | "
+                f"{s['error_interaction'].number()} |"
             )
     return "\n".join([*lines, ""])
 

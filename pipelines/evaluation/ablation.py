@@ -29,7 +29,7 @@ KIND = "ablation"
 """What tells these rows from those of checkpoints where both are listed."""
 _DRAWS = 2000
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Response = Annotated[float, Field(allow_inf_nan=False)]
 Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -42,8 +42,11 @@ class AblationClip(BaseModel):
     """One held-back clip in its other garment."""
 
     clip: str = Field(description="File name of the clip")
-    asked: Share = Field(description="Nearness to the truth with the interaction, when the caption asks for it")
-    unasked: Share = Field(description="The same when the caption asks for nothing")
+    asked: Response = Field(
+        description="How far the result goes through the change that the interaction makes, when the caption asks for "
+        "it: 0 not at all, 1 as the truth"
+    )
+    unasked: Response = Field(description="The same when the caption asks for nothing")
     error: Distance = Field(description="Mean absolute difference from the truth where the garment changes pixels")
     error_interaction: Distance = Field(description="The same in the frames of the interaction")
 
@@ -97,7 +100,8 @@ def interval(values: np.ndarray, seed: int = 0) -> Interval:
 
 
 def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Interval]:
-    """Measures of one row: `isr` (done when asked), `false` (done unasked), `error` and `error_interaction`.
+    """Measures of one row: `isr` (done when asked), `false` (done unasked), the response that both rest on (`asked`,
+    `unasked`), `error` and `error_interaction`.
 
     Args:
         clips_of_seeds: For each seed, the clips that it was measured on.
@@ -110,6 +114,8 @@ def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Inter
     measures = {
         "isr": lambda c: float(c.asked > 0.5),
         "false": lambda c: float(c.unasked > 0.5),
+        "asked": lambda c: c.asked,
+        "unasked": lambda c: c.unasked,
         "error": lambda c: c.error,
         "error_interaction": lambda c: c.error_interaction,
     }

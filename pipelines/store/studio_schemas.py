@@ -306,7 +306,7 @@ ABLATIONS = TableSpec(
                 nullable=False,
             ),
             column("training_seconds", pa.float64(), "Training time of all seeds", nullable=False),
-            *_measured("exact_isr", "Share nearer to the truth with the interaction than without, when asked for it"),
+            *_measured("exact_isr", "Share of results that go more than halfway through the interaction, when asked"),
             *_measured("false_interactions", "The same share when the caption asks for nothing"),
             *_measured(
                 "exact_error", "Mean absolute difference from the truth, 0 to 1, where the garment changes pixels"

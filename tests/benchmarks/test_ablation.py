@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.ablation import report
 from benchmarks.ablation.data import balance
-from benchmarks.ablation.evaluate import nearness
+from benchmarks.ablation.evaluate import interaction_frames, response
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
 from benchmarks.ablation.run import read_result, result_file
 from models.training.config import TrainConfig
@@ -27,27 +27,54 @@ def truths() -> tuple[np.ndarray, np.ndarray]:
     return done, undone
 
 
+SPAN = (2, 4)
+
+
 def test_truths_are_told_apart(truths):
     done, undone = truths
-    assert nearness(done, done, undone)[0] == 1
-    assert nearness(undone, done, undone)[0] == 0
+    assert response(done, done, undone, SPAN) == pytest.approx(1)
+    assert response(undone, done, undone, SPAN) == 0
     half = ((done.astype(int) + undone) // 2).astype(np.uint8)
-    assert nearness(half, done, undone)[0] == pytest.approx(0.5, abs=0.01)
+    assert response(half, done, undone, SPAN) == pytest.approx(0.5, abs=0.01)
+    assert response(done[::-1], done, undone, SPAN) == pytest.approx(-1)
 
 
 def test_only_what_the_interaction_changes_counts(truths):
     done, undone = truths
     elsewhere = done.copy()
-    elsewhere[:, :, :5] = 0  # another colour of the background, and of all frames before the interaction
-    elsewhere[:3] = 200
-    found, frames = nearness(elsewhere, done, undone)
-    assert found == 1
-    assert frames.tolist() == [False, False, False, True, True, True]
+    elsewhere[3:, :, :5] = 0  # a background that changes, where the interaction does not show
+    assert response(elsewhere, done, undone, SPAN) == pytest.approx(1)
+
+
+def test_what_looks_done_all_the_time_is_no_interaction(truths):
+    done, undone = truths
+    always = np.broadcast_to(done[-1], done.shape)
+    assert response(always, done, undone, SPAN) == 0
+    tinted = (done.astype(int) * 0.5 + 40).astype(np.uint8)  # other colours, the same change but half as strong
+    assert response(tinted, done, undone, SPAN) == pytest.approx(0.5, abs=0.01)
+
+
+def test_motion_of_the_person_is_no_interaction(truths):
+    done, undone = (v.copy() for v in truths)
+    for video in (done, undone):
+        video[4:, 8:12, 6:10] = 130  # a hand that comes and stays
+    assert response(undone, done, undone, SPAN) == 0
+    assert response(done, done, undone, SPAN) == pytest.approx(1)
+
+
+def test_frames_in_which_the_interaction_shows(truths):
+    assert interaction_frames(*truths).tolist() == [False, False, False, True, True, True]
+
+
+def test_an_interaction_at_either_end_of_the_clip_has_a_verdict(truths):
+    done, undone = truths
+    for span in ((0, 4), (2, FRAMES)):
+        assert response(done, done, undone, span) == pytest.approx(1)
 
 
 def test_an_interaction_that_nobody_sees_has_no_verdict(truths):
     with pytest.raises(ValueError, match="same done and undone"):
-        nearness(truths[0], truths[1], truths[1])
+        response(truths[0], truths[1], truths[1], SPAN)
 
 
 def test_interval_covers_the_mean_and_shrinks_with_clips():
