@@ -56,16 +56,16 @@ def read_spans(text: str | None) -> list[tuple[float, float, str]] | None:
     for number, line in enumerate((text or "").splitlines(), 1):
         if not line.strip():
             continue
-        start, end, what = (*(part.strip() for part in line.split(",", 2)), "", "")[:3]
+        start, end, what = [*(part.strip() for part in line.split(",", 2)), "", ""][:3]
         try:
-            seconds = float(start), float(end)
+            start_s, end_s = float(start), float(end)
         except ValueError:
             raise ValueError(
                 f"Interaction in line {number}: start and end are seconds, such as 1.2, 2.8, she zips the jacket up"
             ) from None
         if not what:
             raise ValueError(f"Interaction in line {number}: say what happens, such as 'she zips the jacket up'")
-        spans.append((*seconds, what))
+        spans.append((start_s, end_s, what))
     return spans or None
 
 
