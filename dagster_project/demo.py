@@ -102,7 +102,7 @@ def print_results(batch: str, console: Console) -> None:
             console.print(f"try-on of {row['video_id']} failed: {row['reason']}", highlight=False)
     console.print(
         "The nano model shows that the pipeline works, not what iTryOn looks like: it has 6 M parameters and learned "
-        "from rendered clips within an hour.",
+        "from rendered clips in four hours.",
         highlight=False,
     )
     console.print(f"lake          {store.root}", highlight=False)
