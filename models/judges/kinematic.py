@@ -1,7 +1,7 @@
 """The embedded judge: is the captioned action done in the source at that time, and does the result's cloth follow?
 
 The hands of a result are the source's own, so hand motion proves nothing. Small networks read how the cloth around
-each hand changes in both videos, before, in and after the span, and answers two questions: what the source shows the
+each hand changes in both videos, before, in and after the span, and answer two questions: what the source shows the
 hand do to the garment, and whether the result's cloth does it, too. The score is the product of both chances, for the
 hand where it is highest.
 
