@@ -289,6 +289,8 @@ def ui(
     home = dagster_home()
     # The servers run in another folder: the lake stays the one that it is here.
     os.environ[LAKE_ENV] = lake_root()
+    # A tick reads tables: on a busy machine, or a lake that is far away, Dagster's 60 seconds are not enough.
+    os.environ.setdefault("DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", "300")
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
     workspace = Path(__file__).parent.parent / "workspace.yaml"
     # Dagster warns of a dagster.yaml where it starts, unless that is the one it uses.

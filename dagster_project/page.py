@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 """The page has no login: it answers this machine alone."""
-CATEGORIES = ("upper_body", "lower_body", "dresses")
+CATEGORIES = {"upper body": "upper_body", "lower body": "lower_body", "dress": "dresses"}
+"""What the page calls the garment categories."""
+_HEIGHT = 320
+"""Of videos and pictures, pixels: those of a tall video would push all else off the screen."""
 _NAMES = {"dressing": "Dressing"}
 
 
@@ -43,24 +46,26 @@ def gradio() -> ModuleType:
     return module
 
 
-def read_spans(table: Sequence[Sequence[Any]] | None) -> list[tuple[float, float, str]] | None:
-    """Rows of the page's table as spans in seconds; None where all rows are empty: then interactions are looked for.
+def read_spans(text: str | None) -> list[tuple[float, float, str]] | None:
+    """Lines of the page's field as spans in seconds; None where all are empty: then interactions are looked for.
 
     Raises:
-        ValueError: A row that is begun but not complete, or without numbers.
+        ValueError: A line that is not of the form start, end, what happens.
     """
     spans = []
-    for number, row in enumerate(table or (), 1):
-        cells = ["" if c is None else str(c).strip() for c in row]
-        if not any(cells):
+    for number, line in enumerate((text or "").splitlines(), 1):
+        if not line.strip():
             continue
+        start, end, what = [*(part.strip() for part in line.split(",", 2)), "", ""][:3]
         try:
-            start, end = float(cells[0]), float(cells[1])
+            start_s, end_s = float(start), float(end)
         except ValueError:
-            raise ValueError(f"Interaction {number}: start and end are seconds, such as 1.2 and 2.8") from None
-        if not cells[2]:
-            raise ValueError(f"Interaction {number}: say what happens, such as 'she zips the jacket up'")
-        spans.append((start, end, cells[2]))
+            raise ValueError(
+                f"Interaction in line {number}: start and end are seconds, such as 1.2, 2.8, she zips the jacket up"
+            ) from None
+        if not what:
+            raise ValueError(f"Interaction in line {number}: say what happens, such as 'she zips the jacket up'")
+        spans.append((start_s, end_s, what))
     return spans or None
 
 
@@ -83,7 +88,7 @@ def dresser(
     def dress(
         video: str | None,
         garment: str | None,
-        table: Sequence[Sequence[Any]] | None,
+        spans: str | None,
         category: str,
         prompt: str | None,
         steps: float,
@@ -102,7 +107,7 @@ def dresser(
             lake,
             type(settings).model_validate(settings.model_dump() | values),
             category=category,
-            spans_s=read_spans(table),
+            spans_s=read_spans(spans),
             # A text box that nobody touched gives None.
             prompt=(prompt or "").strip() or None,
             workers=workers,
@@ -149,18 +154,16 @@ def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnS
         gr.Markdown("# iTryOn\nDress the person of a video in another garment. Everything stays on this machine.")
         with gr.Row():
             with gr.Column():
-                video = gr.Video(label="Video with one person", sources=["upload"], elem_id="video")
-                garment = gr.Image(label="Garment photo", type="filepath", sources=["upload"], elem_id="garment")
-                category = gr.Dropdown(list(CATEGORIES), value=CATEGORIES[0], label="What is dressed")
-                spans = gr.Dataframe(
-                    headers=["start (s)", "end (s)", "what happens"],
-                    value=[["", "", ""]],
-                    type="array",
-                    datatype="str",
-                    row_count=1,
-                    column_count=3,
-                    interactive=True,
-                    label="Interactions; left empty, they are looked for",
+                video = gr.Video(label="Video with one person", sources=["upload"], height=_HEIGHT, elem_id="video")
+                garment = gr.Image(
+                    label="Garment photo", type="filepath", sources=["upload"], height=_HEIGHT, elem_id="garment"
+                )
+                category = gr.Dropdown(list(CATEGORIES.items()), value="upper_body", label="What is dressed")
+                # Not a table: Gradio's loses the first key that is struck in a cell, 1.2 becomes .2.
+                spans = gr.Textbox(
+                    label="Interactions, one a line: start and end (s), what happens; left empty, they are found",
+                    placeholder="1.2, 2.8, she zips the jacket up",
+                    lines=2,
                     elem_id="spans",
                 )
                 with gr.Accordion("Settings", open=False):
@@ -170,7 +173,7 @@ def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnS
                     seed = gr.Number(settings.seed, precision=0, minimum=0, label="Seed")
                 button = gr.Button("Dress", variant="primary", elem_id="dress")
             with gr.Column():
-                result = gr.Video(label="Result", elem_id="result", interactive=False)
+                result = gr.Video(label="Result", height=_HEIGHT, elem_id="result", interactive=False)
                 compare = gr.Video(
                     label="Source, what the model sees, garment, result", elem_id="compare", interactive=False
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import time
@@ -93,12 +94,18 @@ class Browser:
 
         self.until(f"click on {xpath}", clicked)
 
+    def shot(self) -> bytes:
+        """What the window shows, as PNG."""
+        # The driver's own command for it gives up after ten seconds.
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        return base64.b64decode(shot["data"])
+
     def settled(self, seconds: float = PATIENCE_S) -> None:
         """Wait until nothing on the page moves or loads any more; a page that never rests is taken as it is then."""
         end, last = time.monotonic() + seconds, b""
         while time.monotonic() < end:
             time.sleep(1.0)
-            now = self.driver.get_screenshot_as_png()
+            now = self.shot()
             if now == last and "Loading" not in self.text:
                 return
             last = now
@@ -106,7 +113,7 @@ class Browser:
     def picture(self, path: Path) -> None:
         """Write what the window shows as a PNG of at most `MOST_BYTES`, in as many colours as that allows."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(io.BytesIO(self.driver.get_screenshot_as_png())) as shot:
+        with Image.open(io.BytesIO(self.shot())) as shot:
             rgb = shot.convert("RGB")
         for colours in (256, 128, 64, 32):
             small = io.BytesIO()
@@ -128,6 +135,8 @@ def open_browser(width: int = 1400, height: int = 900) -> Iterator[Browser]:
     for argument in (*_ARGUMENTS, f"--window-size={width},{height}"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    # Selenium itself gives up after two minutes otherwise.
+    driver.command_executor.client_config.timeout = int(PATIENCE_S) + 60
     driver.set_page_load_timeout(PATIENCE_S)
     driver.set_script_timeout(PATIENCE_S)
     browser = Browser(driver)

@@ -44,7 +44,7 @@ class JudgeRequest:
         source: Shape (T, H, W, 3), uint8 RGB: the source video, in its own garment.
         region: Shape (T, H, W), bool: where the garment may be (the agnostic mask).
         hands: For each picture, side -> keypoints (21, 2) in pixels of the pictures; only known hands.
-        torso: Shape (T, 4, 2), shoulders and hips (left, right, left, right) in pixels, NaN where not known.
+        landmarks: Shape (F, 33, 2), the pose in all frames of the result, pixels of the pictures, NaN where not known.
         contact: Side -> what the contact network says of that hand in the source, over all frames of the result; for
             judges that ask for it, see `Judge.needs_contact`.
     """
@@ -59,7 +59,7 @@ class JudgeRequest:
     source: np.ndarray
     region: np.ndarray
     hands: list[dict[str, np.ndarray]]
-    torso: np.ndarray
+    landmarks: np.ndarray
     contact: Mapping[str, HandContact] | None = None
 
     def __post_init__(self) -> None:
@@ -68,8 +68,10 @@ class JudgeRequest:
             raise ValueError(f"the span [{self.start}, {self.end}) is empty")
         if not (self.result.shape == self.source.shape and self.result.shape[0] == count):
             raise ValueError(f"result {self.result.shape} and source {self.source.shape} for {count} frames")
-        if self.region.shape != self.result.shape[:3] or len(self.hands) != count or self.torso.shape != (count, 4, 2):
-            raise ValueError("region, hands and torso do not match the pictures")
+        if self.region.shape != self.result.shape[:3] or len(self.hands) != count:
+            raise ValueError("region and hands do not match the pictures")
+        if self.landmarks.shape[1:] != (33, 2) or len(self.landmarks) <= self.frames[-1]:
+            raise ValueError(f"landmarks {self.landmarks.shape} for frames up to {self.frames[-1]}")
 
     @property
     def inside(self) -> np.ndarray:

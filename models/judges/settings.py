@@ -12,20 +12,13 @@ from models.vlm.settings import ChatSettings
 class KinematicJudgeSettings(BaseModel):
     """The embedded judge: what is done in the source, and does the result's cloth follow."""
 
-    work_height: int = Field(288, ge=64, description="Pictures are reduced to this height before measuring, px")
-    samples_per_second: float = Field(10, gt=0, description="Pictures compared a second")
-    max_pictures: int = Field(40, ge=8, description="Most pictures of one span that are looked at, context included")
-    context_s: float = Field(0.5, ge=0, description="Time before and after the span that is compared with it, seconds")
-    near_hand: float = Field(
-        0.6, gt=0, description="Cloth within this many hand lengths of the hand's path belongs to the interaction"
-    )
-    min_cloth_px: int = Field(60, ge=1, description="Fewer visible cloth pixels next to the hand than this: no verdict")
-    min_score: float = Field(
-        0.25,
+    work_height: int = Field(384, ge=64, description="Pictures are reduced to this height before looking at them, px")
+    min_score: float | None = Field(
+        None,
         gt=0,
         lt=1,
         description="Score from which an interaction counts as done: the product of the chances that the source shows "
-        "it and that the result follows",
+        "it and that the result follows. By default the one that was fitted with the network",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a judge is shown of one interaction: sampled pictures of both videos, region, hands, torso, contact.
+"""What a judge is shown of one interaction: sampled pictures of both videos, region, hands, pose, contact.
 
 Everything but the pictures of the result comes from the source's annotations: a try-on keeps its pose and hands.
 """
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.judges.base import HandContact, JudgeRequest, Sampling
-from pipelines.arrays import decode_mask
+from pipelines.arrays import decode_mask, points_to_numpy
 from pipelines.captions.contact import ContactReader
 from pipelines.captions.spans import frames_of
 from pipelines.captions.tracks import (
@@ -30,9 +30,6 @@ from pipelines.captions.tracks import (
 from pipelines.stage import VideoTask
 from pipelines.store import TABLES, DeltaStore
 from pipelines.video import VideoReader
-
-_TORSO = (11, 12, 23, 24)
-"""Left and right shoulder, left and right hip among MediaPipe's landmarks."""
 
 
 class AnnotatedSource:
@@ -89,11 +86,11 @@ class AnnotatedSource:
             start=start,
             end=end,
             frames=frames,
-            result=_pictures(result, [int(f) for f in frames], width, height),
-            source=_pictures(self.path, wanted, width, height),
+            result=read_pictures(result, [int(f) for f in frames], width, height),
+            source=read_pictures(self.path, wanted, width, height),
             region=self._regions(wanted, width, height),
             hands=self._hands_at(wanted, scale),
-            torso=self._torsos(wanted, scale),
+            landmarks=self._landmarks(range(offset, offset + count), scale),
             contact=self.contact(offset, count) if sampling.needs_contact else None,
         )
 
@@ -149,11 +146,11 @@ class AnnotatedSource:
             out[i][row["handedness"]] = points * scale
         return out
 
-    def _torsos(self, frames: Sequence[int], scale: float) -> np.ndarray:
-        out = np.full((len(frames), 4, 2), np.nan, np.float32)
-        for i, row in _at(self._pose, frames):
-            if row["detected"] and row["landmarks"]:
-                out[i] = [[row["landmarks"][j]["x_px"] * scale, row["landmarks"][j]["y_px"] * scale] for j in _TORSO]
+    def _landmarks(self, frames: Sequence[int], scale: float) -> np.ndarray:
+        out = np.full((len(frames), 33, 2), np.nan, np.float32)
+        at = self._pose["frame"].to_numpy() - frames[0]
+        inside = (at >= 0) & (at < len(frames))
+        out[at[inside]] = points_to_numpy(self._pose["landmarks"], 33)[inside, :, :2] * scale
         return out
 
 
@@ -164,7 +161,12 @@ def _at(table: pa.Table, frames: Sequence[int]) -> list[tuple[int, dict[str, Any
     return [(place[r["frame"]], r) for r in rows]
 
 
-def _pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:
+def read_pictures(path: Path, frames: Sequence[int], width: int, height: int) -> np.ndarray:
+    """Frames of a video at one size, (len(frames), height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: Frames are missing in the video.
+    """
     out = []
     wanted = set(frames)
     with VideoReader(path) as reader:

@@ -1,4 +1,4 @@
-"""The page: its table, what it says without gradio, and, where they are installed, a real browser on it."""
+"""The page: its interactions, what it says without gradio, and, where they are installed, a real browser on it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from tests.pipelines.media import dancer_frames, write_frames
 from tests.pipelines.tryon_scene import SETTINGS, tiny_pipeline
 
 
-def test_rows_of_the_table_become_spans():
-    assert read_spans(None) is None and read_spans([["", "", ""], [None, None, None]]) is None
-    assert read_spans([["0.1", "0.3 ", " she zips "], ["", "", ""], [1, 2, "x"]]) == [
-        (0.1, 0.3, "she zips"),
-        (1, 2, "x"),
-    ]
-    with pytest.raises(ValueError, match=r"Interaction 2: start and end are seconds"):
-        read_spans([["0", "1", "x"], ["a", "1", "x"]])
-    with pytest.raises(ValueError, match=r"Interaction 1: say what happens"):
-        read_spans([["0", "1", ""]])
+def test_lines_of_the_field_become_spans():
+    assert read_spans(None) is None and read_spans("\n  \n") is None
+    assert read_spans("0.1, 0.3 ,  she zips, slowly \n\n1,2,x") == [(0.1, 0.3, "she zips, slowly"), (1, 2, "x")]
+    for text in ("0, 1, x\na, 1, x", "0, 1, x\n0", "0, 1, x\nshe zips the jacket up"):
+        with pytest.raises(ValueError, match=r"Interaction in line 2: start and end are seconds"):
+            read_spans(text)
+    for text in ("0, 1", "0, 1, "):
+        with pytest.raises(ValueError, match=r"Interaction in line 1: say what happens"):
+            read_spans(text)
 
 
 def test_without_gradio_it_says_how_to_install_it(monkeypatch):

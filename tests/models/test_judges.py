@@ -1,200 +1,205 @@
-"""The embedded judge and what it measures, on drawn scenes whose truth is known."""
+"""The embedded judge, and how its networks are trained, on made-up cells and drawn scenes."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+import torch
 
 from models.contact.network import CLASSES, REST
-from models.judges.base import HandContact, JudgeRequest, Verdict, sample_frames
-from models.judges.kinematic import ClothSampling, KinematicJudge
-from models.judges.measures.features import cloth_measures, contact_measures
-from models.judges.measures.logistic import fit_logistic, read_models, write_models
+from models.judges.base import sample_frames
+from models.judges.kinematic import KinematicJudge
+from models.judges.measures import network as networks
+from models.judges.measures.cells import CHANNELS, HandCells
+from models.judges.measures.network import Committee, InteractionNet, as_tensors
+from models.judges.measures.train import JudgeTrainingSettings, Sample, Trainer, augmented, train
+from models.judges.measures.windows import BEFORE_S, INSIDE, MOMENTS, NUMBERS, SUMMARY
 from models.judges.settings import KinematicJudgeSettings
+from tests.models.drawn_interaction import SOURCE, request, video
 
-HEIGHT, WIDTH, FRAMES, START, END = 144, 120, 40, 12, 30
-
-
-def hand_at(x: float, y: float) -> np.ndarray:
-    """21 keypoints of a hand that points up, 24 px long."""
-    rng = np.random.default_rng(0)
-    points = np.stack([rng.uniform(-7, 7, 21), rng.uniform(-24, 0, 21)], 1)
-    points[0], points[12] = (0, 0), (0, -24)
-    return (points + np.array([x, y])).astype(np.float32)
+ZIP = CLASSES.index("operate_zipper")
+INSIDE_SPAN = slice(len(BEFORE_S), len(BEFORE_S) + len(INSIDE))
 
 
-def scene(
-    opens: tuple[int, int] | None, colour: tuple[int, int, int], where: int = 60, seed: int = 0, sway: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]], np.ndarray]:
-    """A garment whose front opens from frame `opens[0]` to `opens[1]` while a hand goes down from START to END.
-
-    Returns pictures, region, hands, torso.
-    """
-    rng = np.random.default_rng(seed)
-    texture = cv2.GaussianBlur(rng.normal(0, 25, (HEIGHT, WIDTH)).astype(np.float32), (0, 0), 2)
-    pictures, regions, hands, torsos = [], [], [], []
-    for t in range(FRAMES):
-        shift = round(sway * np.sin(t / 4))
-        picture = np.full((HEIGHT, WIDTH, 3), (90, 110, 130), np.float32)
-        region = np.zeros((HEIGHT, WIDTH), bool)
-        region[30:130, 25 + shift : 95 + shift] = True
-        cloth = np.array(colour, np.float32) + texture[..., None]
-        picture[region] = cloth[region]
-        along = np.clip((t - START) / (END - START), 0, 1)
-        if opens is not None:
-            opened = np.clip((t - opens[0]) / max(1, opens[1] - opens[0]), 0, 1)
-            bottom = round(40 + 70 * opened)
-            picture[40:bottom, where - 6 + shift : where + 6 + shift] = (235, 230, 220)
-        known = {}
-        if START - 2 <= t < END + 2:
-            points = hand_at(60 + shift, 50 + 70 * along)
-            cv2.fillConvexPoly(picture, cv2.convexHull(points.astype(np.int32)), (200, 160, 140))
-            known = {"right": points}
-        picture += rng.normal(0, 3, picture.shape)
-        pictures.append(np.clip(picture, 0, 255).astype(np.uint8))
-        regions.append(region)
-        hands.append(known)
-        torsos.append(np.array([[90, 35], [30, 35], [85, 125], [35, 125]], np.float32) + np.array([shift, 0]))
-    return np.stack(pictures), np.stack(regions), hands, np.stack(torsos)
+@pytest.fixture(scope="module")
+def source() -> np.ndarray:
+    return video(True, SOURCE, 0)
 
 
-def contact_of(does: str | None, when: tuple[int, int] = (START, END)) -> dict[str, HandContact]:
-    """What a sure contact network says: the right hand does something in a span, the left one nothing."""
-    out = {}
-    for side in ("left", "right"):
-        # Where neither hand acts, the one nearer to acting is looked at.
-        touching = np.full(FRAMES, 0.02 if side == "right" else 0.01)
-        doing = np.full((FRAMES, len(CLASSES)), 0.02)
-        doing[:, REST] = 0.88
-        if side == "right" and does is not None:
-            touching[when[0] : when[1]] = 0.95
-            doing[when[0] : when[1]] = 0.02
-            doing[when[0] : when[1], CLASSES.index(does)] = 0.88
-        out[side] = HandContact(touching, doing)
-    return out
+# --- network and training ---
 
 
-def request(
-    result: np.ndarray,
-    source: np.ndarray,
-    region: np.ndarray,
-    hands: list,
-    torso: np.ndarray,
-    action: str = "operate_zipper",
-    contact: dict[str, HandContact] | None = None,
-) -> JudgeRequest:
-    frames = ClothSampling(KinematicJudgeSettings()).frames(START, END, FRAMES, 15)
-    return JudgeRequest(
-        action,
-        "The person opens the zip with the right hand.",
-        15,
-        START,
-        END,
-        frames,
-        result[frames],
-        source[frames],
-        region[frames],
-        [hands[f] for f in frames],
-        torso[frames],
-        contact_of("operate_zipper") if contact is None else contact,
+def made_up(follows: bool, rng: np.random.Generator, kind: str | None = None) -> Sample:
+    """A hand of whose source the cloth changes in the middle, and of whose result it does so, too, or not."""
+    body = rng.normal(0, 0.3, (MOMENTS, len(CHANNELS), 12, 12))
+    for name in ("source_changed", *(["result_changed"] if follows else [])):
+        body[INSIDE_SPAN, CHANNELS.index(name), 4:8, 4:8] += 2
+    sleeve = rng.normal(0, 0.3, (MOMENTS, len(CHANNELS), 6, 12))
+    numbers, summary = rng.normal(0, 0.1, (MOMENTS, len(NUMBERS))), rng.normal(0, 0.1, len(SUMMARY))
+    summary[ZIP] += 1
+    seen = HandCells(
+        *(a.astype(np.float16) for a in (body, sleeve)), *(a.astype(np.float32) for a in (numbers, summary))
     )
+    moved = [np.zeros((MOMENTS, 2, rows, 12), np.float32) for rows in (12, 6)]
+    moved[0][INSIDE_SPAN, : 1 + follows, 4:8, 4:8] = 1
+    return Sample(kind or ("done" if follows else "undone"), seen, ZIP, follows, (moved[0], moved[1]))
 
 
-SOURCE_COLOUR, RESULT_COLOUR = (70, 80, 140), (150, 60, 60)
+SETTINGS = JudgeTrainingSettings(steps=120, batch_size=8, learning_rate=5e-3)
 
 
-def measured(result_opens: tuple[int, int] | None, where: int = 60, seed: int = 0, sway: float = 0.0) -> dict:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR, seed=seed, sway=sway)
-    result = scene(result_opens, RESULT_COLOUR, where, seed + 100, sway)[0]
-    return cloth_measures(request(result, source, region, hands, torso), KinematicJudgeSettings())
+@pytest.fixture(scope="module")
+def trained() -> tuple[InteractionNet, list[Sample]]:
+    rng = np.random.default_rng(0)
+    torch.set_num_threads(1)
+    return train(SETTINGS, [made_up(bool(k % 2), rng) for k in range(40)]), [
+        made_up(bool(k % 2), rng) for k in range(20)
+    ]
 
 
-def judged(result_opens: tuple[int, int] | None, seed: int = 0, sway: float = 0.0, **asked: Any) -> Verdict:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR, seed=seed, sway=sway)
-    result = scene(result_opens, RESULT_COLOUR, 60, seed + 100, sway)[0]
-    return KinematicJudge().judge(request(result, source, region, hands, torso, **asked))
+def test_network_learns_whether_the_result_follows(trained: tuple[InteractionNet, list[Sample]]) -> None:
+    network, fresh = trained
+    action, follows = Committee([network]).probabilities([s.seen for s in fresh])
+    assert action.sum(1) == pytest.approx(1, abs=1e-5) and (action.argmax(1) == ZIP).all()
+    assert [f > 0.5 for f in follows] == [s.follows for s in fresh]
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("sway", [0.0, 4.0])
-def test_cloth_that_follows_is_told_from_still_cloth(seed: int, sway: float) -> None:
-    done, still = measured((START, END), seed=seed, sway=sway), measured(None, seed=seed, sway=sway)
-    assert abs(done["change_kept"]) < 0.8 and still["change_kept"] < -1.2
-    assert done["slope"] > 0.5 > still["slope"]
-    assert done["in_time"] > 0.7 and done["in_place"] > 0.7
-    assert done["source_change"] == pytest.approx(still["source_change"])
+def test_network_learns_where_cloth_moves(trained: tuple[InteractionNet, list[Sample]]) -> None:
+    network, fresh = trained
+    with torch.no_grad():
+        found = network(*as_tensors([s.seen for s in fresh])).moved[0].sigmoid()[:, : len(INSIDE)].mean(1).numpy()
+    for (of_source, of_result), sample in zip(found, fresh):
+        inside, outside = of_source[2:4, 2:4].mean(), of_source[0].mean()
+        assert inside > 0.4 and outside < 0.2
+        assert (of_result[2:4, 2:4].mean() > 0.3) == sample.follows
 
 
-def test_change_of_the_whole_picture_is_no_change_next_to_the_hand() -> None:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR)
-    still = scene(None, RESULT_COLOUR, seed=3)[0].astype(float)
-    lit = np.clip(still * np.linspace(1, 1.4, FRAMES)[:, None, None, None], 0, 255).astype(np.uint8)
-    found = cloth_measures(request(lit, source, region, hands, torso), KinematicJudgeSettings())
-    assert found["change_kept"] < -1
+def test_augmented_truth_moves_with_what_is_seen() -> None:
+    rng = np.random.default_rng(3)
+    sample = made_up(True, rng)
+    assert sample.moved is not None
+    truth = rng.uniform(0, 1, sample.moved[0].shape).astype(np.float32)
+    body = sample.seen.body.copy()
+    way = CHANNELS.index("result_across")
+    body[:, way] = truth[:, 1]
+    sample = dataclasses.replace(
+        sample, seen=dataclasses.replace(sample.seen, body=body), moved=(truth, sample.moved[1])
+    )
+    unknown = dataclasses.replace(sample, moved=None)
+    settings = JudgeTrainingSettings(noise=0.0, contrast=0.5)
+    seen, moved, known = augmented([sample, unknown] * 8, rng, settings)
+    assert known.tolist() == [1, 0] * 8 and moved[0].shape[2] == 2
+    for k in range(0, 16, 2):
+        assert moved[0][k, :, 1].numpy() == pytest.approx(seen[0][k, :, way].numpy(), abs=1e-3)
+    assert len({float(m[0, 1, 0, 0]) for m in moved[0][::2]}) > 1
+    # One gain for all that a garment's contrast scales, another for the other video's.
+    gains = [
+        (seen[0][0, :, CHANNELS.index(name)] - seen[0][2, :, CHANNELS.index(name)]).sort().values
+        for name in ("result_changed", "source_changed")
+    ]
+    assert gains[0].abs().max() > 0.01 and not torch.allclose(gains[0].mean(), gains[1].mean(), atol=1e-3)
 
 
-@pytest.mark.parametrize("opens", [(2, 9), (END + 4, END + 8)])
-def test_change_at_another_time_or_place_is_seen(opens: tuple[int, int]) -> None:
-    right, early, aside = measured((START, END)), measured(opens), measured((START, END), where=88)
-    assert early["in_time"] < right["in_time"] - 0.3
-    assert aside["in_place"] < right["in_place"] - 0.3
+def test_a_committee_says_what_its_members_say_on_average(
+    trained: tuple[InteractionNet, list[Sample]], tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    members = [trained[0], InteractionNet().eval()]
+    hands = [s.seen for s in trained[1][:3]]
+    networks.save(Committee(members), tmp_path / "two.safetensors", {})
+    said = networks.load(tmp_path / "two.safetensors")[0].probabilities(hands)
+    alone = [Committee([m]).probabilities(hands) for m in members]
+    assert np.abs(alone[0][1] - alone[1][1]).max() > 0.1
+    for k in range(2):
+        assert said[k] == pytest.approx((alone[0][k] + alone[1][k]) / 2, abs=0.02)
 
 
-def test_contact_measures_read_span_and_action() -> None:
-    parts = scene((START, END), SOURCE_COLOUR)
-    asked = {
-        name: contact_measures(request(parts[0], *parts, action=action, contact=contact))
-        for name, action, contact in (
-            ("right", "operate_zipper", contact_of("operate_zipper")),
-            ("other", "adjust_collar", contact_of("operate_zipper")),
-            ("nothing", "operate_zipper", contact_of(None)),
-            ("early", "operate_zipper", contact_of("operate_zipper", (0, 6))),
-        )
-    }
-    assert asked["right"]["margin"] > 2 > -2 > asked["other"]["margin"]
-    assert asked["right"]["acting"] == asked["other"]["acting"] > 0 > asked["nothing"]["acting"]
-    assert asked["right"]["acting_share"] > 0.9 and asked["early"]["acting_share"] < 0.2
-    assert asked["early"]["acting_outside"] > asked["right"]["acting_outside"]
-    with pytest.raises(ValueError, match="contact network"):
-        contact_measures(dataclasses.replace(request(parts[0], *parts), contact=None))
+def test_unknown_cells_count_as_usual_ones(trained: tuple[InteractionNet, list[Sample]]) -> None:
+    network, fresh = trained
+    seen = fresh[0].seen
+    unknown, usual = seen.body.copy(), seen.body.astype(np.float32)
+    k = CHANNELS.index("source_changed")
+    unknown[:, k, :3], usual[:, k, :3] = np.nan, network.mean[k].item()
+    answers = [Committee([network]).probabilities([dataclasses.replace(seen, body=b)])[1] for b in (unknown, usual)]
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("sway", [0.0, 4.0])
-def test_embedded_judge_on_drawn_scenes(sway: float) -> None:
-    done = judged((START, END), sway=sway)
-    assert done.success is True and done.votes == [True], done.rationale
-    still = judged(None, sway=sway)
-    assert still.score < done.score - 0.1, still.rationale
-    for verdict in (
-        judged((START, END), sway=sway, action="adjust_collar"),
-        judged((START, END), sway=sway, contact=contact_of(None)),
-    ):
-        assert verdict.success is False, verdict.rationale
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    samples = [made_up(bool(k % 2), rng) for k in range(6)]
+    settings = JudgeTrainingSettings(steps=4, batch_size=4)
+    whole = Trainer(settings, samples)
+    losses = [whole.train_step() for _ in range(4)]
+    first = Trainer(settings, samples)
+    for _ in range(2):
+        first.train_step()
+    first.save(tmp_path / "state.pt")
+    again = Trainer(settings, samples)
+    assert again.load(tmp_path / "state.pt") and [again.train_step() for _ in range(2)] == losses[2:]
+    for name, value in whole.averaged().state_dict().items():
+        assert torch.equal(value, again.averaged().state_dict()[name])
+    assert not Trainer(settings, samples[:-1]).load(tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="no case undone"):
+        Trainer(settings, [s for s in samples if s.follows])
 
 
-def test_no_hand_is_no_verdict() -> None:
-    source, region, _, torso = scene((START, END), SOURCE_COLOUR)
-    verdict = KinematicJudge().judge(request(source, source, region, [{} for _ in range(FRAMES)], torso))
-    assert verdict.success is None and verdict.score is None
-    assert "hand is known in none" in verdict.rationale
+# --- the judge ---
 
 
-def test_no_cloth_is_no_verdict() -> None:
-    source, region, hands, torso = scene((START, END), SOURCE_COLOUR)
-    verdict = KinematicJudge().judge(request(source, source, np.zeros_like(region), hands, torso))
-    assert verdict.success is None
-    assert "cloth" in verdict.rationale
+@pytest.fixture
+def weights(trained: tuple[InteractionNet, list[Sample]], tmp_path: Path) -> Path:
+    networks.save(Committee([trained[0]]), tmp_path / "w.safetensors", {"min_score": 0.5, "clips": ["7"]})
+    return tmp_path / "w.safetensors"
 
 
-def test_malformed_requests_are_refused() -> None:
-    source, region, hands, torso = scene(None, SOURCE_COLOUR)
+def test_weights_are_small_and_come_back_as_they_were(
+    trained: tuple[InteractionNet, list[Sample]], weights: Path
+) -> None:
+    loaded, notes = networks.load(weights)
+    assert notes == {"min_score": 0.5, "clips": ["7"]} and weights.stat().st_size < 1_000_000
+    hands = [s.seen for s in trained[1]]
+    for mine, theirs in zip(Committee([trained[0]]).probabilities(hands), loaded.probabilities(hands)):
+        assert mine == pytest.approx(theirs, abs=0.02)
+    with pytest.raises(FileNotFoundError, match="restore it"):
+        networks.load(weights.with_name("none"))
+
+
+def test_verdict_is_of_the_hand_that_most_likely_did_it(
+    weights: Path, source: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = KinematicJudge(weights=weights)
+    action = np.full((2, len(CLASSES)), 0.02)
+    action[0, REST], action[1, ZIP] = 0.88, 0.88
+    monkeypatch.setattr(judge._networks, "probabilities", lambda hands: (action, np.array([0.9, 0.75])))
+    said = judge.judge(request(source, source))
+    assert said.success is True and said.votes == [True] and said.score == pytest.approx(0.88 * 0.75)
+    assert "right hand" in said.rationale and "0.88" in said.rationale and "0.75" in said.rationale
+    asked = dataclasses.replace(request(source, source), action="adjust_collar")
+    other = judge.judge(asked)
+    assert other.success is False and other.score == pytest.approx(0.02 * 0.9)
+    strict = KinematicJudge(KinematicJudgeSettings(min_score=0.7), weights)
+    monkeypatch.setattr(strict._networks, "probabilities", lambda hands: (action, np.array([0.9, 0.75])))
+    assert strict.judge(request(source, source)).success is False
+
+
+def test_what_cannot_be_judged_is_no_verdict(source: np.ndarray) -> None:
+    asked = request(source, source)
+    nobody = dataclasses.replace(asked, landmarks=np.full_like(asked.landmarks, np.nan))
+    verdict = KinematicJudge().judge(nobody)
+    assert verdict.success is None and verdict.score is None and "no person" in verdict.rationale
+    verdict = KinematicJudge().judge(dataclasses.replace(asked, action="whistle"))
+    assert verdict.success is None and "whistle" in verdict.rationale
+
+
+def test_malformed_requests_are_refused(source: np.ndarray) -> None:
+    asked = request(source, source)
     with pytest.raises(ValueError, match="result"):
-        request(source[:, :-1], source, region, hands, torso)
+        dataclasses.replace(asked, result=asked.result[:, :-1])
+    with pytest.raises(ValueError, match="landmarks"):
+        dataclasses.replace(asked, landmarks=asked.landmarks[:5])
     with pytest.raises(ValueError, match="outside"):
         sample_frames(50, 60, 40, 2, 8)
 
@@ -205,30 +210,8 @@ def test_sampled_frames_cover_span_and_context() -> None:
     assert sample_frames(0, 3, 3, 5, 8).tolist() == [0, 1, 2]
 
 
-def test_digest_tells_judges_apart() -> None:
-    same, other = KinematicJudge(), KinematicJudge(KinematicJudgeSettings(min_score=0.4))
-    assert same.digest == KinematicJudge().digest != other.digest
-    assert same.fitted_on and same.needs_contact
-
-
-def test_weights_that_are_missing_say_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="restore it"):
-        KinematicJudge(weights=tmp_path / "none.json")
-
-
-def test_logistic_finds_what_made_the_data(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(4000, 3)) * [1, 5, 1] + [0, 2, 0]
-    truth = rng.random(4000) < 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.2 * (x[:, 1] - 2))))
-    rows = [dict(zip("abc", r)) for r in x]
-    model = fit_logistic(rows, truth, "abc", penalty=0.1)
-    slope = np.array(model.weight) / model.scale
-    assert slope == pytest.approx([1.5, -0.2, 0], abs=0.15)
-    assert model.probability({"a": float("nan"), "b": float("nan"), "c": 0.0}) == pytest.approx(
-        model.probability({"a": model.mean[0], "b": model.mean[1], "c": 0.0})
-    )
-    write_models(tmp_path / "m.json", {"one": model}, {"clips": ["1"]})
-    models, notes = read_models(tmp_path / "m.json")
-    assert models == {"one": model} and notes == {"clips": ["1"]}
-    with pytest.raises(ValueError, match="one class"):
-        fit_logistic(rows[:5], [True] * 5, "abc")
+def test_digest_tells_judges_apart(weights: Path) -> None:
+    same = KinematicJudge()
+    assert same.digest == KinematicJudge().digest and same.fitted_on and same.needs_contact
+    others = {KinematicJudge(KinematicJudgeSettings(min_score=0.4)).digest, KinematicJudge(weights=weights).digest}
+    assert len(others | {same.digest}) == 3

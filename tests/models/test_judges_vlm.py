@@ -26,9 +26,9 @@ def request(action: str = "operate_zipper") -> JudgeRequest:
     """Four grey pictures from 0.8 to 2 s at 15 frames a second."""
     frames = np.array([12, 18, 24, 29])
     pictures = np.stack([np.full((48, 36, 3), 60 * k, np.uint8) for k in range(4)])
-    region, torso = np.zeros((4, 48, 36), bool), np.zeros((4, 4, 2), np.float32)
+    region, landmarks = np.zeros((4, 48, 36), bool), np.zeros((30, 33, 2), np.float32)
     text = "The person opens the zip with the right hand."
-    return JudgeRequest(action, text, 15, 12, 30, frames, pictures, pictures, region, [{}] * 4, torso)
+    return JudgeRequest(action, text, 15, 12, 30, frames, pictures, pictures, region, [{}] * 4, landmarks)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_local_model_answers_and_its_tokens_count(tmp_path: Path) -> None:
     assert verdict.prompt_tokens is not None and verdict.prompt_tokens % 3 == 0
     fewer = JudgeRequest(
         **{f.name: getattr(request(), f.name) for f in dataclasses.fields(JudgeRequest)}
-        | {k: getattr(request(), k)[:2] for k in ("frames", "result", "source", "region", "hands", "torso")}
+        | {k: getattr(request(), k)[:2] for k in ("frames", "result", "source", "region", "hands")}
     )
     less = judge.judge(fewer)
     assert (verdict.prompt_tokens - (less.prompt_tokens or 0)) / 3 >= 2 * 4

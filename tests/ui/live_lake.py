@@ -43,6 +43,8 @@ SETTINGS = {
 _CLIP = ("--frames", "25", "--fps", "16", "--size", "240x320", "--interaction-share", "0.5", "--workers", "1")
 _DECISION_S = 3600.0
 """How long a batch may take to its decision, on a machine that is busy with much else."""
+_START_S = 1800.0
+"""How long a server may take to its first answer there."""
 
 
 @dataclass
@@ -104,19 +106,26 @@ def lake_before(folder: Path) -> LiveLake:
 @contextlib.contextmanager
 def served(live: LiveLake, config: Path) -> Iterator[None]:
     """The UI and the daemon as `itryon ui` starts them, ended with all that they started."""
+    with serving(live.root, config.parent / "ui.log", _answers, "ui", "--config", str(config)) as live.url:
+        yield
+
+
+@contextlib.contextmanager
+def serving(lake: Path, log: Path, answers: Callable[[str], bool], *arguments: str) -> Iterator[str]:
+    """A command that serves pages, with `--port` of its own; its address, once it answers there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    live.url = f"http://127.0.0.1:{port}"
-    line = [sys.executable, "-m", "dagster_project.cli", "ui", "--port", str(port), "--config", str(config)]
-    with (config.parent / "ui.log").open("ab") as log:
+    url = f"http://127.0.0.1:{port}"
+    line = [sys.executable, "-m", "dagster_project.cli", *arguments, "--port", str(port)]
+    with log.open("ab") as out:
         server = subprocess.Popen(
-            line, env=_environment(live.root), stdout=log, stderr=log, cwd=config.parent, start_new_session=True
+            line, env=_environment(lake), stdout=out, stderr=out, cwd=log.parent, start_new_session=True
         )
     try:
-        until(lambda: server.poll() is not None or _answers(live.url), "the UI answers", 600)
-        assert server.poll() is None, (config.parent / "ui.log").read_text()[-3000:]
-        yield
+        until(lambda: server.poll() is not None or answers(url), f"itryon {arguments[0]} answers", _START_S)
+        assert server.poll() is None, log.read_text()[-3000:]
+        yield url
     finally:
         _end(server)
 

@@ -1,1 +1,1 @@
-"""What the embedded judge measures, and the small model that reads it."""
+"""What the embedded judge sees of an interaction, and the small network that reads it."""

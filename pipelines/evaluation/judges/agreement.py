@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.evaluation.annotators.statistics import Estimate, Ratio, Statistic, estimate
+from pipelines.evaluation.annotators.statistics import RESAMPLES, Estimate, Ratio, Statistic, estimate
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def cells(answers: Sequence[Answer], clips: int, unanswered_wrong: bool = False)
     return out
 
 
-def figures(answers: Sequence[Answer], clips: int) -> dict[str, Estimate]:
-    """kappa, kappa_all, accuracy, sensitivity, specificity, answered."""
+def figures(answers: Sequence[Answer], clips: int, resamples: int = RESAMPLES) -> dict[str, Estimate]:
+    """kappa, kappa_all, accuracy, sensitivity, specificity, answered; 0 resamples leave intervals out."""
     answered, whole = cells(answers, clips), cells(answers, clips, unanswered_wrong=True)
     tp, fp, fn, tn = answered.T
     of_all = np.bincount([a.clip for a in answers], minlength=clips)
@@ -81,4 +81,4 @@ def figures(answers: Sequence[Answer], clips: int) -> dict[str, Estimate]:
         "specificity": Ratio(tn, tn + fp),
         "answered": Ratio(answered.sum(1), of_all),
     }
-    return {name: estimate(s) for name, s in statistics.items()}
+    return {name: estimate(s, resamples=resamples) for name, s in statistics.items()}

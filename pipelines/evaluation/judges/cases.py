@@ -52,6 +52,7 @@ class JudgeCase:
         text: Caption.
         expected: Whether the interaction is done as captioned.
         result_uri: Blob of the result.
+        hands: Hands that do or mime the interaction in its own time.
     """
 
     video_id: str
@@ -63,6 +64,7 @@ class JudgeCase:
     text: str
     expected: bool
     result_uri: str
+    hands: tuple[str, ...] = ()
 
 
 def read_cases(
@@ -128,11 +130,12 @@ def clip_cases(clip: dict[str, Any], spans: list[Span], num_frames: int, fps: fl
     if not clip["counterfactual_uri"] or script.action is None:
         return
     garment, action = clip["garment_type"], script.action
+    hands = ("left", "right") if script.both else (script.side,) if script.side else ()
 
     def case(kind: str, asked: Script, span: Span, result: str, shown: str | None) -> JudgeCase:
         assert asked.action is not None
-        text = sentence(asked, garment)
-        return JudgeCase(clip["video_id"], clip["seed"], kind, asked.action, shown, span, text, kind == DONE, result)
+        text, done = sentence(asked, garment), kind == DONE
+        return JudgeCase(clip["video_id"], clip["seed"], kind, asked.action, shown, span, text, done, result, hands)
 
     if clip["performance"] == "pantomime":
         at_place = [script.phases.at_place(t / fps) for t in range(num_frames)]

@@ -166,7 +166,7 @@ def requests(
                     try:
                         if case.result_uri not in results:
                             path = store.blobs.local_path(case.result_uri)
-                            results[case.result_uri] = path if look == "rendered" else _degraded(path, Path(work))
+                            results[case.result_uri] = look_like(path, look, Path(work))
                         yield (
                             clip,
                             look,
@@ -196,8 +196,16 @@ def _verdict(judge: Judge, request: JudgeRequest | Exception) -> tuple[Verdict, 
         return Verdict(None, None, f"no verdict: {type(error).__name__}: {error}"), [int(f) for f in request.frames]
 
 
-def _degraded(path: Path, work: Path) -> Path:
-    """The video through the nano autoencoder at the size that the embedded checkpoint works at, written anew."""
+def look_like(path: Path, look: Pictures, work: Path) -> Path:
+    """A video as it is, or through the nano autoencoder at the size that the embedded checkpoint works at.
+
+    Args:
+        path: The video.
+        look: What it is to look like.
+        work: Folder to write another video into.
+    """
+    if look == "rendered":
+        return path
     from models.vae import load_nano_vae
     from pipelines.evaluation.degrade import through_autoencoder
 
