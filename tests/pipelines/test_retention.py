@@ -171,9 +171,9 @@ def test_replaced_rows_can_be_read_with_their_blobs_for_as_long_as_was_asked(lak
 def test_young_blobs_stay_and_storing_one_again_makes_it_young(lake):
     old, again, unfinished = (lake.blobs.put_bytes(data, ".bin") for data in (b"old", b"again", b"unfinished"))
     half = Path(lake.root) / TEMPORARY / "half"
+    make_old(lake, days=20)
     half.parent.mkdir(exist_ok=True)
     (Path(lake.root) / unfinished).rename(half)
-    make_old(lake, days=20)
     young = lake.blobs.put_bytes(b"young", ".bin")
     assert lake.blobs.put_bytes(b"again", ".bin") == again
     report = tidy(lake, scratch(lake), 14)
