@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def server(tmp_path_factory) -> Iterator[dict[str, str]]:
     data, password = folder / "data", folder / "password"
     password.write_text(PASSWORD)
     if os.geteuid() == 0:
-        for path in (folder, *folder.parents[:2]):
+        # Every folder of pytest's own: there is one more of them where tests run in several processes.
+        temporary = Path(tempfile.gettempdir())
+        for path in (folder, *(p for p in folder.parents if temporary in p.parents)):
             path.chmod(0o755)
         shutil.chown(folder, "postgres")
         shutil.chown(password, "postgres")

@@ -74,4 +74,4 @@ def test_wrong_options_are_explained(tmp_path: Path, options: list[str], says: s
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = run(tmp_path)
-    assert done.exit_code == 1 and f"{tmp_path / 'p'} is not a folder" in done.output.replace("\n", "")
+    assert done.exit_code == 1 and f"{tmp_path / 'p'} is not a folder" in " ".join(done.output.split())
