@@ -94,6 +94,12 @@ class Browser:
 
         self.until(f"click on {xpath}", clicked)
 
+    def upload(self, name: str, file: Path, shown_as: str) -> None:
+        """Put a file into the upload field with this id, and wait until an element of this tag shows it there."""
+        field = f"//*[@id='{name}']//input[@type='file']"
+        self.until(f"field {name}", lambda: self.driver.find_elements("xpath", field))[0].send_keys(str(file))
+        self.until(f"{name} uploaded", lambda: self.find(f"//*[@id='{name}']//{shown_as}"))
+
     def shot(self) -> bytes:
         """What the window shows, as PNG."""
         # The driver's own command for it gives up after ten seconds.

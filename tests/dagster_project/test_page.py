@@ -92,8 +92,8 @@ def test_a_person_is_dressed_in_a_browser(address, browser, tmp_path):
     browser.click("//*[@id='dress']")
     browser.shows("Choose a video with one person")
 
-    upload(browser, "video", video, "video")
-    upload(browser, "garment", tmp_path / "shirt.png", "img")
+    browser.upload("video", video, "video")
+    browser.upload("garment", tmp_path / "shirt.png", "img")
     browser.click("//*[@id='dress']")
     browser.until("record", lambda: "result.json" in browser.text, 900)
     for name in ("result", "compare"):
@@ -106,10 +106,3 @@ def test_a_person_is_dressed_in_a_browser(address, browser, tmp_path):
     assert json.loads(result.with_suffix(".json").read_text())["settings"]["steps"] == SETTINGS.steps
     # What was said of the missing files is gone.
     assert "Choose a video with one person" not in browser.text
-
-
-def upload(browser: Browser, name: str, file: Path, shown_as: str) -> None:
-    """Put a file into an upload field and wait until the page shows it."""
-    field = f"//*[@id='{name}']//input[@type='file']"
-    browser.until(f"field {name}", lambda: browser.driver.find_elements("xpath", field))[0].send_keys(str(file))
-    browser.until(f"{name} uploaded", lambda: browser.find(f"//*[@id='{name}']//{shown_as}"))

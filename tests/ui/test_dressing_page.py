@@ -83,8 +83,8 @@ def test_it_answers_under_one_address_of_this_machine_alone(page: str) -> None:
 def test_a_span_that_does_not_fit_is_refused_with_the_reason(page: str, browser: Browser, clip: Clip) -> None:
     browser.size(1300, 1250)
     browser.open(page)
-    upload(browser, "video", clip.video, "video")
-    upload(browser, "garment", clip.garment, "img")
+    browser.upload("video", clip.video, "video")
+    browser.upload("garment", clip.garment, "img")
     fill(browser, "0.5, 9, she zips the jacket up")
     browser.click("//*[@id='dress']")
     browser.shows("A span of 0.5 to 9 s", f"does not fit a video of {clip.seconds:.2f} s")
@@ -97,8 +97,8 @@ def test_a_span_that_does_not_fit_is_refused_with_the_reason(page: str, browser:
 def test_a_person_is_dressed_and_the_result_plays(page: str, browser: Browser, clip: Clip, picture) -> None:
     browser.size(1300, 1250)
     browser.open(page)
-    upload(browser, "video", clip.video, "video")
-    upload(browser, "garment", clip.garment, "img")
+    browser.upload("video", clip.video, "video")
+    browser.upload("garment", clip.garment, "img")
     fill(browser, clip.span)
     browser.click("//*[@id='dress']")
     browser.until("record", lambda: "result.json" in browser.text, _RESULT_S)
@@ -132,10 +132,3 @@ def playing(browser: Browser, name: str) -> dict:
                 seconds: v?.duration ?? 0, at: v?.currentTime ?? 0};""",
         name,
     )
-
-
-def upload(browser: Browser, name: str, file: Path, shown_as: str) -> None:
-    """Put a file into an upload field and wait until the page shows it."""
-    field = f"//*[@id='{name}']//input[@type='file']"
-    browser.until(f"field {name}", lambda: browser.driver.find_elements("xpath", field))[0].send_keys(str(file))
-    browser.until(f"{name} uploaded", lambda: browser.find(f"//*[@id='{name}']//{shown_as}"))
