@@ -119,7 +119,8 @@ def comparable(store: DeltaStore, tables: Rows) -> Rows:
         rows = [{k: v for k, v in r.items() if k not in VOLATILE} for r in found]
         for row in rows:
             if name == "checkpoints":
-                row["config"] = row["config"].replace(store.root, "LAKE")
+                # Where the lake was when it was trained; a copy of it is elsewhere.
+                row["config"] = row["config"].replace(json.loads(row["config"])["blob_root"], "LAKE")
             if name == "tryon_videos":
                 row["record"] = {k: v for k, v in json.loads(row["record"]).items() if k != "table_versions"}
         out[name] = sorted(rows, key=repr)
