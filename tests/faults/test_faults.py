@@ -42,8 +42,8 @@ def test_kills_of_a_stage(tmp_path: Path):
     cases = stage_kills.cases(1, None, stage_kills.FAKE)
     with stage_kills.session(tmp_path, 1) as run:
         (boundaries,) = chosen(cases, "boundaries")
-        figures = run(boundaries).figures
-        assert figures["workers killed at a boundary"] == 2 and figures["leftovers"] > 0
+        # What was left is no promise: the next run may have used it.
+        assert run(boundaries).figures["workers killed at a boundary"] == 2
 
 
 @pytest.mark.slow
