@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models.arguments import add_settings, read_settings
+from models.averaged_training import AveragedTraining
 from models.contact.augment import AugmentSettings, augment, read_at, warp_positions
 from models.contact.data import ContactData, HandSequence, load_data
 from models.contact.measure import calibrate, measure
@@ -57,7 +58,7 @@ class ContactTrainingSettings(BaseModel):
     augment: AugmentSettings = Field(default_factory=AugmentSettings, description="Changes to the batches")
 
 
-class Trainer:
+class Trainer(AveragedTraining):
     """State of one training run.
 
     Args:
@@ -65,18 +66,23 @@ class Trainer:
         data: Clips to train on.
     """
 
+    network: ContactNet
+
     def __init__(self, settings: ContactTrainingSettings, data: ContactData):
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.data = data
         self.names = (data.features, data.channels)
-        self.network = ContactNet(ContactShape(data.features, data.channels), settings.dropout)
-        _standardise(self.network, data)
-        self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        network = ContactNet(ContactShape(data.features, data.channels), settings.dropout)
+        _standardise(network, data)
+        super().__init__(
+            network,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            ema_decay=settings.ema_decay,
+            rising=0.05,
         )
-        self.step = 0
         busy = np.array([s.acts or bool(s.contact.any()) for s in data.sequences])
         mimed = np.array([s.acts and s.notes["performance"] in ("pantomime", "hover") for s in data.sequences])
         weight = np.where(mimed, settings.mimed_weight, np.where(busy, 1.0, settings.idle_share))
@@ -86,11 +92,6 @@ class Trainer:
         )
         # Rare actions count more, though not as much more as they are rarer.
         self._class_weight = as_tensor(np.sqrt(count.mean() / np.maximum(count, 1)).clip(0.3, 3))
-
-    def rate(self) -> float:
-        """Learning rate of the current step: a short rise, then half a cosine."""
-        warm = min(1.0, (self.step + 1) / max(1.0, 0.05 * self.settings.steps))
-        return self.settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
 
     def train_step(self) -> float:
         """One step; returns the loss.
@@ -111,20 +112,7 @@ class Trainer:
         there = distance.isfinite()
         wrong = functional.smooth_l1_loss(far, distance.nan_to_num(0.0), reduction="none")
         loss = loss + s.distance_weight * _mean(wrong, weight * there)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"the gradient of step {self.step} is not finite; lower --learning-rate")
-        self.optimizer.step()
-        self.step += 1
-        decay = min(s.ema_decay, self.step / (self.step + 10))
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                self.ema[name].lerp_(value, 1 - decay)
-        return float(loss.detach())
+        return self.descend(loss)
 
     def _batch(self) -> tuple[Tensor, ...]:
         """Features, cells, contact, action, log distance, and each sample's weight for contact and for its action."""
@@ -170,17 +158,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write all that the next step depends on."""
-        state = {
-            "settings": self.settings.model_dump_json(),
-            "data": data_digest(self.data),
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        self.write_state(path, {"settings": self.settings.model_dump_json(), "data": data_digest(self.data)})
 
     def load(self, path: Path) -> None:
         """Go on from a state file.
@@ -191,10 +169,7 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         if state["settings"] != self.settings.model_dump_json() or state["data"] != data_digest(self.data):
             raise ValueError(f"{path} is of a run with other settings or clips: name another --work folder")
-        self.network.load_state_dict(state["network"])
-        self.ema = state["ema"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = int(state["step"])
+        self.restore(state)
 
 
 def encode(network: ContactNet, cells: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from models.averaged_training import AveragedTraining
 from models.judges.measures.cells import CHANNELS, HandCells
 from models.judges.measures.network import LATER, STEP, Inputs, InteractionNet, as_tensors
 
@@ -66,7 +67,7 @@ class Sample:
     moved: tuple[np.ndarray, np.ndarray] | None = None
 
 
-class Trainer:
+class Trainer(AveragedTraining):
     """State of one training run; every draw depends on seed and step alone.
 
     Args:
@@ -77,6 +78,8 @@ class Trainer:
         ValueError: There is no example of a hand whose cloth follows, or none of one whose cloth does not.
     """
 
+    network: InteractionNet
+
     def __init__(self, settings: JudgeTrainingSettings, samples: Sequence[Sample]):
         for kind in ("done", "undone"):
             if not any(s.kind == kind for s in samples):
@@ -84,20 +87,19 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.samples = samples
-        self.network = InteractionNet(settings.dropout)
-        _standardise(self.network, samples, settings.seed)
-        self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        rate, decay = settings.learning_rate, settings.weight_decay
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=decay)
-        self.step = 0
+        network = InteractionNet(settings.dropout)
+        _standardise(network, samples, settings.seed)
+        super().__init__(
+            network,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            ema_decay=settings.ema_decay,
+            rising=0.1,
+        )
         of_kind = {k: sum(s.kind == k for s in samples) for k in KINDS}
         chances = np.array([settings.shares[s.kind] / of_kind[s.kind] for s in samples])
         self._chances = chances / chances.sum()
-
-    def rate(self) -> float:
-        """Learning rate of the current step: a short rise, then half a cosine."""
-        warm = min(1.0, (self.step + 1) / max(1.0, 0.1 * self.settings.steps))
-        return self.settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
 
     def train_step(self) -> float:
         """One step; returns the loss.
@@ -121,20 +123,7 @@ class Trainer:
             there = functional.avg_pool2d(truth.flatten(0, 1), STEP).unflatten(0, truth.shape[:2])[:, LATER]
             apart = functional.binary_cross_entropy_with_logits(found, there, reduction="none").mean((1, 2, 3, 4))
             loss = loss + s.moved_weight * (apart * known).sum() / known.sum().clamp(min=1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"the gradient of step {self.step} is not finite; lower the learning rate")
-        self.optimizer.step()
-        self.step += 1
-        decay = min(s.ema_decay, self.step / (self.step + 10))
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                self.ema[name].lerp_(value, 1 - decay)
-        return float(loss.detach())
+        return self.descend(loss)
 
     def averaged(self) -> InteractionNet:
         """The network with averaged weights, ready to answer."""
@@ -148,21 +137,14 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write all that the next step depends on."""
-        state = {"identity": self._identity(), "step": self.step, "network": self.network.state_dict()}
-        state |= {"ema": self.ema, "optimizer": self.optimizer.state_dict()}
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        self.write_state(path, {"identity": self._identity()})
 
     def load(self, path: Path) -> bool:
         """Go on from a state file; False, and nothing happens, where it is of other settings or samples."""
         state = torch.load(path, weights_only=True)
         if state["identity"] != self._identity():
             return False
-        self.network.load_state_dict(state["network"])
-        self.ema = state["ema"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = int(state["step"])
+        self.restore(state)
         return True
 
 
