@@ -77,18 +77,18 @@ class Row:
     main: bool = False
 
 
-OFF: dict[str, Any] = {"use_hands": False, "use_action_captions": False, "lambda_action": 0.0}
-_HANDS = OFF | {"use_hands": True}
+_OFF: dict[str, Any] = {"use_hands": False, "use_action_captions": False, "lambda_action": 0.0}
+_HANDS = _OFF | {"use_hands": True}
 _CAPTIONS = _HANDS | {"use_action_captions": True}
 _FULL = _CAPTIONS | {"lambda_action": 0.5}
 
-BASE = Row("base", "stage 1: ordinary clips only", (ORDINARY,), OFF, model={"guider_dim": None})
+BASE = Row("base", "stage 1: ordinary clips only", (ORDINARY,), _OFF, model={"guider_dim": None})
 """What every row starts from, as the paper's second stage starts from its first. No guider yet, so that rows can take
 either."""
 
 ROWS: tuple[Row, ...] = (
-    Row("a", "(a) baseline: ordinary clips only", (ORDINARY,), OFF, main=True),
-    Row("b", "(b) + interactive data", training=OFF, main=True),
+    Row("a", "(a) baseline: ordinary clips only", (ORDINARY,), _OFF, main=True),
+    Row("b", "(b) + interactive data", training=_OFF, main=True),
     Row("c", "(c) + spatial guidance", training=_HANDS, main=True),
     Row("d", "(d) + semantic guidance", training=_CAPTIONS, main=True),
     Row("e", "(e) + AC loss (k = 4, lambda = 0.5)", training=_FULL, main=True),

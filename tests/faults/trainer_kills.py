@@ -62,24 +62,10 @@ class _Kills:
         self.wanted: dict[str, str] = {}
 
     def _config(self, out: Path) -> str:
-        from tests.models.training_clips import TINY
+        from tests.models.training_runs import settings
 
-        values = {
-            "manifest": str(self.work / "clips" / "manifest.parquet"),
-            "blob_root": str(self.work / "clips"),
-            "output_dir": str(out),
-            "model": TINY,
-            "steps": STEPS,
-            "batch_size": 2,
-            "learning_rate": 1e-2,
-            "precision": "fp32",
-            "device": "cpu",
-            "threads": 1,
-            "checkpoint_every": 2,
-            "log_every": 1,
-        }
         file = out.with_suffix(".json")
-        file.write_text(json.dumps(values))
+        file.write_text(json.dumps(settings(self.work / "clips", out, steps=STEPS)))
         return str(file)
 
     def _prepare(self) -> None:

@@ -18,8 +18,9 @@ ENDLESS = 100_000
 """Steps of a run that somebody stops."""
 
 
-def config(root: Path, out: Path, **values: Any) -> TrainConfig:
-    defaults = {
+def settings(root: Path, out: Path, **values: Any) -> dict[str, Any]:
+    """Fields of a small training run."""
+    return {
         "manifest": str(root / "manifest.parquet"),
         "blob_root": str(root),
         "output_dir": str(out),
@@ -32,8 +33,11 @@ def config(root: Path, out: Path, **values: Any) -> TrainConfig:
         "threads": 1,
         "checkpoint_every": 2,
         "log_every": 1,
-    }
-    return TrainConfig(**{**defaults, **values})
+    } | values
+
+
+def config(root: Path, out: Path, **values: Any) -> TrainConfig:
+    return TrainConfig(**settings(root, out, **values))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
