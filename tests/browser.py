@@ -106,7 +106,7 @@ class Browser:
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         return base64.b64decode(shot["data"])
 
-    def settled(self, seconds: float = PATIENCE_S) -> None:
+    def settled(self, seconds: float = 60.0) -> None:
         """Wait until nothing on the page moves or loads any more; a page that never rests is taken as it is then."""
         end, last = time.monotonic() + seconds, b""
         while time.monotonic() < end:
