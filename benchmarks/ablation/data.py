@@ -99,16 +99,18 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
         "actions": ["operate_zipper"],
         "interaction_share": 0.42,
         "undone": True,
+        # Each scene as two clips: the zip opened in one garment, and in the other one left alone by the same hands.
+        "twins": True,
         # A zip that opens over cloth of a colour that nobody told looks no more done than undone.
         "white_beneath": True,
     }
-    train: dict[str, Any] = {"twins": True, "test_share": 0}
+    train: dict[str, Any] = {"test_share": 0}
     return {
         INTERACTIVE: StudioSettings(
             seed=_SEEDS[INTERACTIVE], clips=settings.interactive_clips, **common, **zips, **train
         ),
         ORDINARY: StudioSettings(
-            seed=_SEEDS[ORDINARY], clips=settings.ordinary_clips, interaction_share=0, **common, **train
+            seed=_SEEDS[ORDINARY], clips=settings.ordinary_clips, interaction_share=0, twins=True, **common, **train
         ),
         TEST: StudioSettings(seed=_SEEDS[TEST], clips=settings.test_clips, test_share=1, **common, **zips),
     }

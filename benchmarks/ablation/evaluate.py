@@ -2,7 +2,9 @@
 
 The truth is exact. `done` is the rendered clip in the other garment, `undone` the same with the cloth left alone while
 the hands move. How far a result goes through what only `done` goes through is the verdict: no judge errs. Asked by the
-caption, an interaction should be done; asked for nothing, it should not, although the hands are the same.
+caption, an interaction should be done; asked for nothing, it should not, although the hands are the same. Nothing is
+asked for of two clips: of `undone` itself, and of the one in which the zip is opened, against what can be seen of that
+around the mask.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 
 from benchmarks.ablation.data import test_clips
 from benchmarks.ablation.plan import TEST, AblationSettings
+from models.itryon.losses import ActionSpan
 from pipelines.clips.garments import garment_photo
 from pipelines.evaluation.counterfactual import compare
 from pipelines.store import DeltaStore
@@ -76,7 +79,10 @@ def interaction_frames(done: np.ndarray, undone: np.ndarray) -> np.ndarray:
 
 
 def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[dict[str, Any]]:
-    """One row a clip: `asked` and `unasked` (response), `error`, `error_interaction`, `unchanged`."""
+    """One row a clip: `asked`, `quiet` and `unasked` (response), `error`, `error_interaction`, `unchanged`.
+
+    `quiet` is asked for nothing where nothing is done, `unasked` where something is.
+    """
     store = DeltaStore(work / "lake")
     wanted = TryOnSettings(
         steps=settings.denoising_steps,
@@ -92,8 +98,8 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for record in test_clips(work, settings):
-            video = videos[record["video"]]
-            if len(store.read(AGNOSTIC_MASKS, ["frame"], {"batch": TEST, "video_id": video["video_id"]})) == 0:
+            video, alone = videos[record["video"]], videos[record["undone"]]
+            if not all(_annotated(store, v) for v in (video, alone)):
                 # Annotation failed, for every row of the table alike.
                 continue
             photo = garments[video["tryon_garment_id"]]
@@ -102,11 +108,12 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
             done, undone = (_frames(truth / record[k]) for k in ("counterfactual", "undone"))
             results = {}
             # What captions do not reach is the same with them and without.
-            asks = (("asked", None), ("unasked", [])) if loaded.use_actions else (("asked", None),)
-            for name, spans in asks:
+            asks: list[tuple[str, dict[str, Any], Sequence[ActionSpan] | None]] = [("asked", video, None)]
+            asks += [("quiet", alone, [])] + ([("unasked", video, [])] if loaded.use_actions else [])
+            for name, clip, spans in asks:
                 target = Path(folder) / f"{name}.mp4"
-                path = store.blobs.local_path(video["uri"])
-                tryon_video(loaded, path, [garment], annotations_of(store, video), target, wanted, spans=spans)
+                path = store.blobs.local_path(clip["uri"])
+                tryon_video(loaded, path, [garment], annotations_of(store, clip), target, wanted, spans=spans)
                 results[name] = _frames(target)
             results.setdefault("unasked", results["asked"])
             row: dict[str, Any] = {"clip": record["video"]}
@@ -118,6 +125,10 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
             row["error_interaction"], *_ = compare(results["asked"][frames], source[frames], done[frames], done[frames])
             rows.append(row)
     return rows
+
+
+def _annotated(store: DeltaStore, video: dict[str, Any]) -> bool:
+    return len(store.read(AGNOSTIC_MASKS, ["frame"], {"batch": TEST, "video_id": video["video_id"]})) > 0
 
 
 def _frames(path: Path) -> np.ndarray:

@@ -46,7 +46,8 @@ class AblationClip(BaseModel):
         description="How far the result goes through the change that the interaction makes, when the caption asks for "
         "it: 0 not at all, 1 as the truth"
     )
-    unasked: Response = Field(description="The same when the caption asks for nothing")
+    quiet: Response = Field(description="The same of a clip in which hands move alike and nothing is done or asked for")
+    unasked: Response = Field(description="The same of the first clip, in which it is done, when nothing is asked for")
     error: Distance = Field(description="Mean absolute difference from the truth where the garment changes pixels")
     error_interaction: Distance = Field(description="The same in the frames of the interaction")
 
@@ -100,7 +101,8 @@ def interval(values: np.ndarray, seed: int = 0) -> Interval:
 
 
 def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Interval]:
-    """Measures of one row: `isr` (done when asked), `false` (done unasked), the response that both rest on (`asked`,
+    """Measures of one row: `isr` (done when asked), `false` (done in a clip in which nothing is done or asked for),
+    `leaked` (done unasked, as the source shows it around the mask), the responses that these rest on (`asked`, `quiet`,
     `unasked`), `error` and `error_interaction`.
 
     Args:
@@ -113,8 +115,10 @@ def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Inter
         raise AblationError("the seeds of a row were measured on different clips: delete its results and run again")
     measures = {
         "isr": lambda c: float(c.asked > 0.5),
-        "false": lambda c: float(c.unasked > 0.5),
+        "false": lambda c: float(c.quiet > 0.5),
+        "leaked": lambda c: float(c.unasked > 0.5),
         "asked": lambda c: c.asked,
+        "quiet": lambda c: c.quiet,
         "unasked": lambda c: c.unasked,
         "error": lambda c: c.error,
         "error_interaction": lambda c: c.error_interaction,
@@ -197,6 +201,7 @@ def ablation_rows(results: Sequence[tuple[AblationResult, str]]) -> list[dict[st
 _COLUMNS = {
     "exact_isr": "isr",
     "false_interactions": "false",
+    "leaked_interactions": "leaked",
     "exact_error": "error",
     "exact_error_interaction": "error_interaction",
 }
@@ -227,6 +232,7 @@ HEADS = (
     "seeds",
     "exact ISR",
     "false interactions",
+    "leaked interactions",
     "error",
     "error in interactions",
     "clips",
@@ -250,6 +256,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         ", ".join(map(str, row["seeds"])),
         of("exact_isr").percent(),
         of("false_interactions").percent(),
+        "not measured" if row["leaked_interactions"] is None else of("leaked_interactions").percent(),
         of("exact_error").number(),
         of("exact_error_interaction").number(),
         str(row["held_back_clips"]),

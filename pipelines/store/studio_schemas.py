@@ -274,11 +274,11 @@ JUDGE_REPORTS = TableSpec(
 )
 
 
-def _measured(name: str, what: str) -> list[pa.Field]:
+def _measured(name: str, what: str, nullable: bool = False) -> list[pa.Field]:
     return [
-        column(name, pa.float64(), f"{what}; mean over seeds and clips", nullable=False),
-        column(f"{name}_low", pa.float64(), "Lower end of its 95 % interval, bootstrap over both", nullable=False),
-        column(f"{name}_high", pa.float64(), "Upper end", nullable=False),
+        column(name, pa.float64(), f"{what}; mean over seeds and clips", nullable=nullable),
+        column(f"{name}_low", pa.float64(), "Lower end of its 95 % interval, bootstrap over both", nullable=nullable),
+        column(f"{name}_high", pa.float64(), "Upper end", nullable=nullable),
     ]
 
 
@@ -307,7 +307,12 @@ ABLATIONS = TableSpec(
             ),
             column("training_seconds", pa.float64(), "Training time of all seeds", nullable=False),
             *_measured("exact_isr", "Share of results that go more than halfway through the interaction, when asked"),
-            *_measured("false_interactions", "The same share when the caption asks for nothing"),
+            *_measured("false_interactions", "The same share of clips in which nothing is done and nothing asked for"),
+            *_measured(
+                "leaked_interactions",
+                "The same share when the source does it and nothing is asked for; null in rows of before there was it",
+                nullable=True,
+            ),
             *_measured(
                 "exact_error", "Mean absolute difference from the truth, 0 to 1, where the garment changes pixels"
             ),

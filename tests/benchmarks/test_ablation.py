@@ -130,11 +130,11 @@ def test_first_seed_first_then_variants_then_other_seeds():
         jobs(1, ("zzz",))
 
 
-def _result(job: Job, settings: AblationSettings, asked: list[float], unasked: list[float]) -> dict:
-    pairs = enumerate(zip(asked, unasked))
+def _result(job: Job, settings: AblationSettings, asked: list[float], quiet: list[float]) -> dict:
     clips = [
-        {"clip": f"c{i}", "asked": a, "unasked": u, "error": 0.1, "error_interaction": 0.2, "unchanged": 0.3}
-        for i, (a, u) in pairs
+        {"clip": f"c{i}", "asked": a, "quiet": q, "unasked": 1 - q}
+        | {"error": 0.1, "error_interaction": 0.2, "unchanged": 0.3}
+        for i, (a, q) in enumerate(zip(asked, quiet))
     ]
     return {"row": job.row.name, "seed": job.seed, "settings": settings.digest, "clips": clips}
 
@@ -154,8 +154,9 @@ def test_table_shows_shares_over_seeds(tmp_path):
         result_file(job, tmp_path).write_text(json.dumps(_result(job, settings, asked, [0.1, 0.2, 0.6, 0.3])))
     found = report.measured(settings, tmp_path)
     text = report.markdown(settings, found)
-    assert "| 2 | 88 % (" in text
-    assert "| 25 % (" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| (e)")]
+    isr, false, leaked = (cell.split("(")[0].strip() for cell in row.split("|")[3:6])
+    assert (isr, false, leaked) == ("88 %", "25 %", "75 %")
     report.plot(found, tmp_path / "r.png")
     assert (tmp_path / "r.png").stat().st_size > 5000
 

@@ -25,12 +25,12 @@ from pipelines.store.studio_schemas import ABLATIONS
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
 
 
-def write_result(folder: Path, row: str, seed: int = 0, asked=(0.9, 0.8, 0.2), unasked=(0.1, 0.7, 0.3), **more) -> Path:
+def write_result(folder: Path, row: str, seed: int = 0, asked=(0.9, 0.8, 0.2), quiet=(0.1, 0.7, 0.3), **more) -> Path:
     """A result file as `benchmarks/ablation` writes them."""
     clips = [
-        {"clip": f"c{i}.mp4", "asked": a, "unasked": u, "error": 0.1 + 0.01 * seed, "error_interaction": 0.2}
-        | {"unchanged": 0.3}
-        for i, (a, u) in enumerate(zip(asked, unasked))
+        {"clip": f"c{i}.mp4", "asked": a, "quiet": q, "unasked": 0.8}
+        | {"error": 0.1 + 0.01 * seed, "error_interaction": 0.2, "unchanged": 0.3}
+        for i, (a, q) in enumerate(zip(asked, quiet))
     ]
     result = {
         "row": row,
@@ -57,6 +57,7 @@ def test_a_row_is_the_mean_over_seeds_and_names_its_files(tmp_path):
     assert [r["row"] for r in rows] == ["a", "e"]
     row = rows[1]
     assert row["exact_isr"] == pytest.approx(3 / 6) and row["false_interactions"] == pytest.approx(1 / 3)
+    assert row["leaked_interactions"] == 1
     assert row["exact_error"] == pytest.approx(0.105) and row["exact_error_interaction"] == pytest.approx(0.2)
     for column in ("exact_isr", "false_interactions", "exact_error", "exact_error_interaction"):
         assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
@@ -84,11 +85,13 @@ def test_files_that_cannot_be_used_are_named_with_what_is_wrong(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AblationError, match=r"no results in .*make ablation"):
         read_results([tmp_path / "empty"])
+    clip = {"clip": "c", "asked": 1, "quiet": 0, "unasked": 0, "error": 0, "error_interaction": 0}
     for wrong, said in (
         ({"weights_sha256": "abc"}, "weights_sha256"),
         ({"clips": []}, "clips"),
-        ({"clips": [{"clip": "c", "asked": float("nan"), "unasked": 0, "error": 0, "error_interaction": 0}]}, "asked"),
-        ({"clips": [{"clip": "c", "asked": 1, "unasked": 0, "error": float("inf"), "error_interaction": 0}]}, "error"),
+        ({"clips": [clip | {"asked": float("nan")}]}, "asked"),
+        ({"clips": [clip | {"error": float("inf")}]}, "error"),
+        ({"clips": [{k: v for k, v in clip.items() if k != "quiet"}]}, "quiet"),
     ):
         with pytest.raises(AblationError, match=rf"b-0.json is no result of an ablation: .*{said}"):
             read_results([write_result(tmp_path / "empty", "b", **wrong)])
@@ -126,7 +129,7 @@ def test_no_row_is_ever_a_checkpoint(lake: DeltaStore, tmp_path):
     add_checkpoint(lake, "real", verdicts=[True, False])
     write_leaderboard(lake)
     # Perfect, and named after the checkpoint itself.
-    write_result(tmp_path, "real", asked=(1, 1, 1), unasked=(0, 0, 0), training_set="set1")
+    write_result(tmp_path, "real", asked=(1, 1, 1), quiet=(0, 0, 0), training_set="set1")
     rows = ablation_rows(read_results([tmp_path]))
     write_ablations(lake, rows)
     assert [r["checkpoint_id"] for r in leaderboard_rows(lake)] == ["real"]
