@@ -252,20 +252,20 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
         raise CheckpointMissing(
             f"{row['uri']!r} of checkpoint {row['checkpoint_id']} is no checkpoint folder of the lake"
         )
-    if "://" not in store.root:
-        folder = Path(store.root) / row["uri"]
-        if not folder.is_dir():
-            raise CheckpointMissing(
-                f"The files of checkpoint {row['checkpoint_id']} are gone from {folder}: restore the folder from a "
-                "copy, or choose another checkpoint (`itryon leaderboard` lists them)"
-            )
-        return folder
     cached = _scratch(store) / "cache" / row["checkpoint_id"]
-    if not cached.is_dir():
-        system, base = open_root(store.root)
-        temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}.tmp")
-        fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
-        temporary.rename(cached)
+    if cached.is_dir():
+        return cached
+    system, base = open_root(store.root)
+    if system.get_file_info(f"{base}/{row['uri']}").type != fs.FileType.Directory:
+        raise CheckpointMissing(
+            f"The files of checkpoint {row['checkpoint_id']} are gone from {store.root}/{row['uri']}: restore the "
+            "folder from a copy, or choose another checkpoint (`itryon leaderboard` lists them)"
+        )
+    if isinstance(system, fs.LocalFileSystem):
+        return Path(store.root) / row["uri"]
+    temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}.tmp")
+    fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
+    temporary.rename(cached)
     return cached
 
 

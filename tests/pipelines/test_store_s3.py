@@ -12,7 +12,7 @@ import pytest
 from deltalake import write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from pipelines.checkpoints.train import _copy_folder, checkpoint_folder, validation_sheet
+from pipelines.checkpoints.train import CheckpointMissing, _copy_folder, checkpoint_folder, validation_sheet
 from pipelines.ingest.landing import land
 from pipelines.stage import WorkerSettings, run_stage
 from pipelines.store import Commit, DeltaStore
@@ -138,6 +138,8 @@ def test_a_checkpoint_goes_to_a_remote_lake_and_comes_back(s3, tmp_path, monkeyp
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert found == {p.relative_to(final).as_posix(): p.read_bytes() for p in final.rglob("*") if p.is_file()}
     assert checkpoint_folder(store, row) == folder and validation_sheet(store, row) == b"a picture"
+    with pytest.raises(CheckpointMissing, match=r"gone from s3://.*restore the folder from a copy"):
+        checkpoint_folder(store, {"checkpoint_id": "abad1dea", "uri": "checkpoints/abad1dea"})
 
 
 def test_a_stage_runs_on_a_remote_lake(s3, moving_video, tmp_path, monkeypatch):
