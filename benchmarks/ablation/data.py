@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.stage.pool import Progress as StageProgress
 from pipelines.stage.runner import run_stage
 from pipelines.store import DeltaStore
 from pipelines.studio.batch import render_batch
+from pipelines.studio.clip import GARMENTS
 from pipelines.studio.mark import TRUTH
 from pipelines.studio.settings import StudioSettings
 from pipelines.training_sets.build import build_training_set, manifest_path
@@ -56,9 +58,7 @@ def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
             )
             if report.failures:
                 raise RuntimeError(f"{batch}: {report.failures}")
-            if batch == INTERACTIVE:
-                balance(folder)
-            land(folder, store, batch)
+            land(pairs(folder, work / "pairs") if batch == INTERACTIVE else folder, store, batch)
             ingest_batch(store, batch)
             for name, entry in STAGES.items():
                 if name == "clips" and batch == TEST:
@@ -99,7 +99,7 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
         "actions": ["operate_zipper"],
         "interaction_share": 0.42,
         "undone": True,
-        # Each scene as two clips: the zip opened in one garment, and in the other one left alone by the same hands.
+        # Each scene also in its other garment, with the zip opened and left alone by the same hands.
         "twins": True,
         # A zip that opens over cloth of a colour that nobody told looks no more done than undone.
         "white_beneath": True,
@@ -116,17 +116,28 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
     }
 
 
-def balance(folder: Path) -> None:
-    """As many clips in which a hand opens the zip as in which it moves alike and does not: neither is a good guess."""
-    lines = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+def pairs(rendered: Path, folder: Path) -> Path:
+    """The clips to train on: of each scene with an interaction, one garment in which it is done and left undone.
+
+    All that tells the two apart are the action captions. With the interaction done in one garment and left undone in
+    the other, as in an earlier design, a network of this size learned by heart which garments open, and hardly read
+    the captions.
+
+    Args:
+        rendered: The studio's batch, with all clips of each scene.
+        folder: Where the chosen ones go.
+
+    Returns:
+        `folder`, a landing folder.
+    """
+    lines = [json.loads(line) for line in (rendered / MANIFEST).read_text().splitlines()]
     names = {line["video"] for line in lines}
-    spare = {n for n in names if n.endswith("_other.mp4") and n.replace("_other.", "_undone.") in names}
-    (folder / MANIFEST).write_text(
-        "".join(f"{json.dumps(v, sort_keys=True)}\n" for v in lines if v["video"] not in spare)
-    )
-    for name in spare:
-        # A video that no line names would be ingested all the same.
-        (folder / name).unlink(missing_ok=True)
+    kept = [line for line in lines if line["video"].replace(".mp4", "_undone.mp4") not in names]
+    shutil.copytree(rendered / GARMENTS, folder / GARMENTS, dirs_exist_ok=True)
+    for line in kept:
+        shutil.copy2(rendered / line["video"], folder)
+    (folder / MANIFEST).write_text("".join(f"{json.dumps(line, sort_keys=True)}\n" for line in kept))
+    return folder
 
 
 def training_manifest(store: DeltaStore, batches: tuple[str, ...]) -> tuple[Path, str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-INTERACTIVE, ORDINARY, TEST = "ablation-interactive", "ablation-ordinary", "ablation-test"
-"""Batches: people who zip jackets; people who do not touch their clothes; held-back people who zip jackets."""
+INTERACTIVE, ORDINARY, TEST = "ablation-pairs", "ablation-ordinary", "ablation-test"
+"""Batches: people who zip jackets, and again with the jacket left alone; people who do not touch their clothes;
+held-back people who zip jackets, and again with the jacket left alone."""
 
 
 class AblationSettings(BaseModel):
@@ -18,8 +19,9 @@ class AblationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    design: int = Field(2, description="Raised when clips, rows or measures change otherwise than by these settings")
     interactive_clips: int = Field(
-        100, ge=1, description="Rendered training scenes with interactions; done in one garment, left undone in another"
+        100, ge=1, description="Rendered training scenes with interactions; each done and left undone"
     )
     ordinary_clips: int = Field(60, ge=1, description="Rendered training scenes without; each in two garments")
     test_clips: int = Field(30, ge=1, description="Held-back clips; those with an interaction are dressed")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import report
-from benchmarks.ablation.data import balance
+from benchmarks.ablation.data import pairs
 from benchmarks.ablation.evaluate import interaction_frames, response
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
 from benchmarks.ablation.run import read_result, result_file
@@ -168,13 +168,18 @@ def test_seeds_measured_on_other_clips_are_not_averaged():
         report.summary([one, two])
 
 
-def test_as_many_clips_are_done_as_undone(tmp_path):
+def test_clips_to_train_on_are_done_and_left_undone_in_the_same_garment(tmp_path):
+    rendered, folder = tmp_path / "rendered", tmp_path / "pairs"
+    (rendered / "garments").mkdir(parents=True)
+    (rendered / "garments" / "red.png").touch()
     names = ["clip_0.mp4", "clip_0_other.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"]
-    for _ in range(2):  # rendering again writes the manifest anew
-        (tmp_path / "manifest.jsonl").write_text("".join(f'{{"video": "{n}"}}\n' for n in names))
-        for name in names:
-            (tmp_path / name).touch()
-        balance(tmp_path)
-        kept = {"clip_0.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"}
-        assert {p.name for p in tmp_path.glob("*.mp4")} == kept
-        assert {line["video"] for line in map(json.loads, (tmp_path / "manifest.jsonl").open())} == kept
+    (rendered / "manifest.jsonl").write_text("".join(f'{{"video": "{n}"}}\n' for n in names))
+    for name in names:
+        (rendered / name).touch()
+    for _ in range(2):
+        assert pairs(rendered, folder) == folder
+        kept = {"clip_0_other.mp4", "clip_0_undone.mp4", "clip_1.mp4", "clip_1_other.mp4"}
+        assert {p.name for p in folder.glob("*.mp4")} == kept
+        assert {line["video"] for line in map(json.loads, (folder / "manifest.jsonl").open())} == kept
+        assert (folder / "garments" / "red.png").is_file()
+    assert len(list(rendered.glob("*.mp4"))) == len(names), "what is rendered is not rendered again"
