@@ -28,7 +28,8 @@ def test_the_landed_batch_was_annotated_by_one_run(live: LiveLake) -> None:
 def test_its_clips_were_trained_on_once_from_the_current_checkpoint(live: LiveLake) -> None:
     with live.instance() as instance:
         (run,) = instance.get_runs(dg.RunsFilter(tags={"dagster/sensor_name": "retraining"}))
-    assert run.tags[CAUSE_TAG] and run.tags["itryon/new_clips"] == "3"
+    clips = live.store.read(CLIPS, where={"batch": SECOND}).num_rows
+    assert run.tags[CAUSE_TAG] and run.tags["itryon/new_clips"] == str(clips)
     first, second = sorted(live.store.read(CHECKPOINTS).to_pylist(), key=lambda r: r["created_at"])
     assert first["parent_checkpoint_id"] is None and second["parent_checkpoint_id"] == first["checkpoint_id"]
     assert second["run_id"] == run.run_id and second["weights_sha256"] != first["weights_sha256"]

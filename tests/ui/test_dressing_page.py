@@ -101,7 +101,9 @@ def test_a_person_is_dressed_and_the_result_plays(page: str, browser: Browser, c
     browser.upload("garment", clip.garment, "img")
     fill(browser, clip.span)
     browser.click("//*[@id='dress']")
-    browser.until("record", lambda: "result.json" in browser.text, _RESULT_S)
+    # The name is shown in two parts, so it is not in the page's text.
+    record = "//*[@id='record']//*[@aria-label='result.json']"
+    browser.until("record", lambda: browser.find(record), _RESULT_S)
     for name in ("result", "compare"):
         browser.until(f"video {name}", lambda name=name: playing(browser, name)["width"] > 0)
     result = playing(browser, "result")
