@@ -34,17 +34,17 @@ def no_batch_left_behind(context: dg.AssetCheckExecutionContext) -> dg.AssetChec
 )
 def judge_is_validated(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Warn of a success rate that nobody can rely on."""
-    from pipelines.checks import judge_concerns
+    from pipelines.checks import judge_standing
 
     event = context.instance.get_latest_materialization_event(dg.AssetKey("isr_scores"))
     if event is None or event.asset_materialization is None:
         return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="never materialised")
     checkpoint_id = str(event.asset_materialization.metadata["checkpoint_id"].value)
-    concerns = judge_concerns(context.resources.lake.store(), checkpoint_id)
+    passed, reason = judge_standing(context.resources.lake.store(), checkpoint_id)
     return dg.AssetCheckResult(
-        passed=not concerns,
+        passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(concerns) or "validated, and answers",
+        description=reason,
         metadata={"checkpoint_id": checkpoint_id},
     )
 

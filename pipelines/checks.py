@@ -153,18 +153,18 @@ def batches_without_clips(store: DeltaStore) -> dict[str, str]:
     return out
 
 
-def judge_concerns(store: DeltaStore, checkpoint_id: str) -> list[str]:
-    """Why the success rate of a checkpoint cannot be relied on: an unvalidated or weak judge, or one that is silent."""
+def judge_standing(store: DeltaStore, checkpoint_id: str) -> tuple[bool, str]:
+    """Whether the success rate of a checkpoint can be relied on, and why: how well its judge agrees with known
+    truth, and how many questions have an answer.
+    """
     rows = store.read(ISR_SCORES, ["success", "judge", "judge_kappa"], {"checkpoint_id": checkpoint_id}).to_pylist()
     if not rows:
-        return ["no interaction was judged: no captioned interaction lies in a try-on video"]
-    out = []
+        return False, "no interaction was judged: no captioned interaction lies in a try-on video"
     judge, kappa = rows[0]["judge"], rows[0]["judge_kappa"]
+    answered = sum(r["success"] is not None for r in rows)
     if kappa is None:
-        out.append(f"{judge} was never validated: run `itryon evaluate judge`")
-    elif kappa < FAIR_KAPPA:
-        out.append(f"{judge} agrees with known truth at kappa {kappa:.2f} only")
-    silent = sum(r["success"] is None for r in rows)
-    if silent > len(rows) / 2:
-        out.append(f"{silent} of {len(rows)} questions have no answer")
-    return out
+        agrees = f"{judge} was never validated: run `itryon evaluate judge`"
+    else:
+        agrees = f"{judge} agrees with known truth at kappa {kappa:.2f}" + (" only" if kappa < FAIR_KAPPA else "")
+    passed = kappa is not None and kappa >= FAIR_KAPPA and answered >= len(rows) / 2
+    return passed, f"{agrees}; {answered} of {len(rows)} questions have an answer"

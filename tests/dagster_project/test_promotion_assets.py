@@ -101,9 +101,10 @@ def test_alerts_name_what_is_wrong(lake: DeltaStore):
         add_checkpoint(lake, "fine", verdicts=[True, False], kappa=0.8)
         evaluated(instance, "mute")
         result = judge_is_validated(context)
-        assert not result.passed and "never validated" in result.description and "2 of 3" in result.description
+        assert not result.passed and "never validated" in result.description and "1 of 3" in result.description
         evaluated(instance, "fine")
-        assert judge_is_validated(context).passed
+        result = judge_is_validated(context)
+        assert result.passed and "kappa 0.80; 2 of 2" in result.description
 
 
 def write_status(store: DeltaStore, row: dict) -> None:

@@ -106,12 +106,12 @@ def test_check_results_say_what_was_checked(live: LiveLake, browser: Browser, pi
     picture("checks")
 
 
-def test_a_judge_that_is_not_to_be_relied_on_is_a_warning(live: LiveLake, browser: Browser, picture) -> None:
+def test_a_success_rate_comes_with_what_its_judge_is_worth(live: LiveLake, browser: Browser, picture) -> None:
     browser.open(f"{live.url}/assets/isr_scores?view=checks")
     kappa = live.store.read(ISR_SCORES)["judge_kappa"].to_pylist()
     assert kappa, "the batch held back was judged"
-    browser.shows("judge_is_validated", "agrees with known truth at kappa" if kappa[0] < 0.4 else "validated")
-    picture("warning")
+    browser.shows("judge_is_validated", f"agrees with known truth at kappa {kappa[0]:.2f}", "questions have an answer")
+    picture("judge-check")
 
 
 def test_a_checkpoint_shows_its_loss_and_where_it_comes_from(live: LiveLake, browser: Browser, picture) -> None:
