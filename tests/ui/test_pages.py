@@ -153,9 +153,7 @@ def test_metrics_and_success_rate_are_tables(live: LiveLake, browser: Browser, p
 
 def test_the_leaderboard_has_both_checkpoints(live: LiveLake, browser: Browser, picture) -> None:
     browser.open(f"{live.url}/assets/leaderboard?view=events")
-    browser.shows("leaderboard", "dagster/row_count")
-    if not browser.find(row("leaderboard") + "//table"):
-        browser.click(row("leaderboard") + SHOW)
+    browser.until("leaderboard in place", lambda: browser.find(row("leaderboard") + "//table"))
     table = read_leaderboard(live.store)
     assert len(table) == 2
     browser.shows(
