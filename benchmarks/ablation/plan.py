@@ -21,7 +21,7 @@ class AblationSettings(BaseModel):
 
     design: int = Field(2, description="Raised when clips, rows or measures change otherwise than by these settings")
     interactive_clips: int = Field(
-        100, ge=1, description="Rendered training scenes with interactions; each done and left undone"
+        250, ge=1, description="Rendered training scenes with interactions; each done and left undone"
     )
     ordinary_clips: int = Field(60, ge=1, description="Rendered training scenes without; each in two garments")
     test_clips: int = Field(30, ge=1, description="Held-back clips; those with an interaction are dressed")
