@@ -31,8 +31,9 @@ def dagster_home() -> Path:
     chosen = os.environ.get("DAGSTER_HOME") or (".dagster_home" if "://" in lake else f"{lake}/dagster")
     home = Path(chosen).expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        shutil.copyfile(_CONFIG, home / "dagster.yaml")
+    with FileLock(home / ".setting-up.lock"):
+        if not (home / "dagster.yaml").exists():
+            shutil.copyfile(_CONFIG, home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
@@ -57,7 +58,10 @@ def run_job(
     from dagster_project.build import build_defs
 
     home = dagster_home()
-    with _instance(home) as instance, _alive(instance, home / "running") as run_id:
+    with FileLock(home / ".setting-up.lock"):
+        # Dagster looks for its tables and then makes them: two first runs at once failed on "table already exists".
+        opened = _instance(home)
+    with opened as instance, _alive(instance, home / "running") as run_id:
         if batch is not None:
             instance.add_dynamic_partitions(BATCHES, [batch])
         # Dagster's own use of its preview functions; nothing that who runs a job could change.

@@ -81,7 +81,20 @@ def _mend_log(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder:
         for info in system.get_file_info(fs.FileSelector(f"{folder}/_delta_log", allow_not_found=True))
         if info.extension == "json" and Path(info.path).stem.isdigit()
     )
-    broken = [path for path in entries if not _is_whole(system, path)]
+    broken = []
+    for path in entries:
+        actions = _actions(system, path)
+        if actions == [] and path != entries[0]:
+            # An entry of no bytes is one that a file system lost at a power failure. delta-rs takes it for a commit of
+            # nothing and goes on behind it, so it is made one.
+            with system.open_output_stream(path) as f:
+                f.write(json.dumps({"commitInfo": {"operation": "REPAIR", "operationParameters": {}}}).encode() + b"\n")
+            report.done.append(
+                f"Table {spec.name}: its commit {Path(path).name} was empty, what it held is lost: run what was run "
+                "then again"
+            )
+        elif not actions:
+            broken.append(path)
     if broken and broken == entries[-1:] != entries:
         system.move(broken[0], broken[0] + DAMAGED)
         report.done.append(
@@ -111,15 +124,14 @@ def _make(store: DeltaStore, spec: TableSpec) -> bool:
     return True
 
 
-def _is_whole(system: fs.FileSystem, path: str) -> bool:
+def _actions(system: fs.FileSystem, path: str) -> list[dict] | None:
+    """What an entry of a log does; None where it cannot be read."""
     with system.open_input_file(path) as f:
         lines = f.read().splitlines()
     try:
-        actions = [json.loads(line) for line in lines if line.strip()]
+        return [json.loads(line) for line in lines if line.strip()]
     except ValueError:
-        return False
-    # An entry of no bytes is one that a file system lost at a power failure; delta-rs takes it for a commit of nothing.
-    return bool(actions)
+        return None
 
 
 def _mend_files(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder: str, report: RepairReport) -> None:
