@@ -84,7 +84,7 @@ def _mend_log(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder:
     broken = []
     for path in entries:
         actions = _actions(system, path)
-        if actions == [] and path != entries[0]:
+        if actions == [] and path not in (entries[0], entries[-1]):
             # An entry of no bytes is one that a file system lost at a power failure. delta-rs takes it for a commit of
             # nothing and goes on behind it, so it is made one.
             with system.open_output_stream(path) as f:

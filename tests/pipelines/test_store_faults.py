@@ -139,6 +139,19 @@ def test_a_damaged_newest_commit_is_put_aside(lake: DeltaStore, way: str):
     assert lake.read(CAPTIONS)["text"].to_pylist() == ["three"]
 
 
+def test_a_lost_commit_that_others_followed_is_made_one_of_nothing(lake: DeltaStore):
+    write(lake, "a", ["one"])
+    write(lake, "b", ["two"])
+    log = sorted((Path(lake.root) / "tables/captions/_delta_log").glob("*.json"))
+    damage(log[-1], "empty")
+    # delta-rs goes on behind it, so that a run may have made the rows again before anybody looks.
+    write(DeltaStore(lake.root), "b", ["two again"])
+    found = repair(DeltaStore(lake.root), scratch(lake))
+    assert not found.left and len(found.done) == 1 and f"{log[-1].name} was empty" in found.done[0]
+    assert sorted(DeltaStore(lake.root).read(CAPTIONS)["text"].to_pylist()) == ["one", "two again"]
+    assert repair(DeltaStore(lake.root), scratch(lake)).done == []
+
+
 @pytest.mark.parametrize("way", ["half", "gone"])
 def test_a_hole_in_the_log_is_refused_with_what_to_do(lake: DeltaStore, way: str):
     for text in ("one", "two", "three"):
