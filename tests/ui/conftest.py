@@ -54,18 +54,23 @@ def turn_on(browser: Browser, live: LiveLake, sensor: str) -> None:
     """Turn a sensor on by hand, on the page Automation."""
     browser.open(f"{live.url}/automation")
     browser.shows(sensor)
-    row = f"//div[contains(@class, 'ListItem_listItem')][.//*[normalize-space(text())='{sensor}']]"
-    switch = f"{row}//label[contains(@class, 'formatSwitch')]"
-
-    def on() -> bool:
-        (box,) = browser.driver.find_elements("xpath", f"{switch}//input")
-        return bool(box.is_selected())
-
-    browser.until(f"switch of {sensor}", lambda: browser.find(switch))
+    browser.until(f"switch of {sensor}", lambda: browser.find(switch(sensor)))
     browser.settled()
-    if not on():
-        browser.click(switch)
-        browser.until(f"{sensor} is on", on)
+    if not is_on(browser, sensor):
+        browser.click(switch(sensor))
+        browser.until(f"{sensor} is on", lambda: is_on(browser, sensor))
+
+
+def switch(name: str) -> str:
+    """XPath of the switch of a sensor or schedule on the page Automation."""
+    row = f"//div[contains(@class, 'ListItem_listItem')][.//*[normalize-space(text())='{name}']]"
+    return f"{row}//label[contains(@class, 'formatSwitch')]"
+
+
+def is_on(browser: Browser, name: str) -> bool:
+    """Whether that switch is on."""
+    (box,) = browser.driver.find_elements("xpath", f"{switch(name)}//input")
+    return bool(box.is_selected())
 
 
 @pytest.fixture

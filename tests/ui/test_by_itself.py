@@ -11,6 +11,7 @@ from dagster_project.retraining import CAUSE_TAG
 from pipelines.checkpoints.current import decisions
 from pipelines.store.schemas import CAPTIONS, CHECKPOINTS, CLIPS, ISR_SCORES, TRAINING_SETS, TRYON_VIDEOS, VIDEOS
 from tests.browser import Browser
+from tests.ui.conftest import is_on, switch
 from tests.ui.live_lake import EVALUATED, FIRST, SECOND, LiveLake, timeline
 
 
@@ -75,6 +76,7 @@ def test_everything_happened_in_order(live: LiveLake) -> None:
 def test_the_page_automation_shows_that_both_sensors_are_on(live: LiveLake, browser: Browser, picture) -> None:
     browser.open(f"{live.url}/automation")
     browser.shows("landing_zone", "retraining", "retraining_schedule")
-    boxes = browser.driver.find_elements("xpath", "//label[contains(@class, 'formatSwitch')]//input")
-    assert [b.is_selected() for b in boxes] == [True, True, False]
+    names = ("landing_zone", "retraining", "retraining_schedule")
+    browser.until("switches", lambda: all(browser.find(switch(n)) for n in names))
+    assert [is_on(browser, n) for n in names] == [True, True, False]
     picture("automation")
