@@ -13,8 +13,8 @@ _HEAD = """# Faults
 Written by `make faults` (`python -m tests.faults --seed {seed}`), not by hand. It kills, fills, cuts, refuses and
 poisons, and looks after each injection at what is promised: **no row is lost or doubled, no row names a half blob,
 every error says what to do, and the same command run again ends as an undisturbed run does.** It can be stopped and run
-again, and takes `--only KIND` and `--count N`. The injections below took {minutes:.0f} minutes of CPU time, those of
-sessions that were stopped not counted. A few of each kind are part of `make test` (`tests/faults`).
+again, and takes `--only KIND` and `--count N`. The injections below took {minutes:.0f} minutes of CPU time, not
+counting runs that were stopped. A few of each kind are part of `make test` (`tests/faults`).
 
 | kind | fault | injections | checked | result | date |
 |---|---|---|---|---|---|
