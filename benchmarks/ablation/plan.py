@@ -81,7 +81,9 @@ class Row:
 
 _OFF: dict[str, Any] = {"use_hands": False, "use_action_captions": False, "lambda_action": 0.0}
 _HANDS = _OFF | {"use_hands": True}
-_CAPTIONS = _HANDS | {"use_action_captions": True}
+# No action captions means that nothing is done. Dropped from clips in which something is, they would teach the
+# opposite; what guidance compares with is learned from the clips in which nothing is done.
+_CAPTIONS = _HANDS | {"use_action_captions": True, "action_dropout": 0.0}
 _FULL = _CAPTIONS | {"lambda_action": 0.5}
 
 BASE = Row("base", "stage 1: ordinary clips only", (ORDINARY,), _OFF, model={"guider_dim": None})
