@@ -33,6 +33,8 @@ from pipelines.tryon.run import Garment, tryon_video
 from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoReader
 
+_AVOIDED = "the right hand zips the jacket down"
+"""What guidance leads away from where nothing is asked for; of one hand, whichever hand moves."""
 _CHANGED = 24
 """Largest difference of a channel, of 255, from which a pixel belongs to what the interaction changes."""
 _LEAST = 0.001
@@ -87,6 +89,7 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
     wanted = TryOnSettings(
         steps=settings.denoising_steps,
         guidance_scale=settings.guidance_scale,
+        negative_action=_AVOIDED,
         sizes=[(settings.model_height, settings.model_width)],
     )
     loaded = load_pipeline(checkpoint, wanted)

@@ -114,6 +114,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         hand_present: np.ndarray | None = None,
         prompt: str | None = None,
         actions: Sequence[ActionSpan] = (),
+        negative_action: str | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
         conditioning_scale: float = 1.0,
@@ -147,6 +148,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             hand_present: (F,), whether a hand is in the frame; by default, where its render or points are not all 0.
             prompt: Global caption.
             actions: Interactions, spans in frames of `video`.
+            negative_action: Action caption that guidance leads away from where `actions` is empty. Without it, both
+                halves are the same there, and hands that only pass over a zip may open it.
             num_inference_steps: Denoising steps.
             guidance_scale: Classifier-free guidance on captions; 1 or less switches it off.
             conditioning_scale: Weight of the VACE hints.
@@ -204,7 +207,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             if negative_prompt_embeds is None:
                 negative_prompt_embeds = self.encode_prompt([EMPTY_CAPTION], self.config.max_text_length)[0]
             prompt_embeds = torch.cat([negative_prompt_embeds.to(prompt_embeds), prompt_embeds])
-        captions = self._caption_embeds(actions, action_embeds)
+        avoided = [ActionSpan(0, total, negative_action)] if negative_action and guided and not actions else []
+        captions = self._caption_embeds([*actions, *avoided], action_embeds)
         references = conditioning.encode_references(
             self.vae,
             [
@@ -223,10 +227,11 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     agnostic_video[index],
                     mask[index],
                     None if hands is None else (hands[index], np.asarray(hand_present)[index]),
-                    [ActionSpan(a.start - start, a.end - start, a.text) for a in actions],
+                    [ActionSpan(a.start - start, a.end - start, a.text) for a in [*actions, *avoided]],
                     references,
                     captions,
                     guided,
+                    without_actions=1 if avoided else 0,
                 )
                 known = None
                 if previous_frames is not None:
@@ -286,6 +291,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         references: torch.Tensor,
         captions: CaptionEmbeds,
         guided: bool,
+        without_actions: int,
     ) -> dict[str, torch.Tensor]:
         device, dtype = self._execution_device, self.transformer.dtype
         count = references.shape[2]
@@ -314,14 +320,14 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 "segment_interactive": torch.from_numpy(segments.interactive)[None].to(device),
             }
             if guided:
-                # The unconditional half has the same segments, all of them without interaction. Control channels and
-                # hands are common to both.
+                # One half has the same segments, all of them without interaction: the unconditional one, or the other
+                # one where it is led away from an interaction. Control channels and hands are common to both.
                 names = ("action_hidden_states", "action_attention_mask", "segment_index", "segment_interactive")
                 inputs |= {k: torch.cat([inputs[k], inputs[k]]) for k in names}
                 states, tokens = captions[EMPTY_CAPTION]
-                inputs["action_hidden_states"][0] = states.to(device, dtype)
-                inputs["action_attention_mask"][0] = tokens.to(device)
-                inputs["segment_interactive"][0] = False
+                inputs["action_hidden_states"][without_actions] = states.to(device, dtype)
+                inputs["action_attention_mask"][without_actions] = tokens.to(device)
+                inputs["segment_interactive"][without_actions] = False
         return inputs
 
     def _denoise(

@@ -201,6 +201,7 @@ def tryon_video(
                 actions=[ActionSpan(s.start - offset, s.end - offset, s.text) for s in spans]
                 if loaded.use_actions
                 else [],
+                negative_action=settings.negative_action if loaded.use_actions else None,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 conditioning_scale=settings.conditioning_scale,

@@ -33,6 +33,12 @@ class TryOnSettings(BaseModel):
     guidance_scale: float = Field(
         2.0, ge=1, description="Classifier-free guidance on captions; 1 switches it off and halves the time"
     )
+    negative_action: str | None = Field(
+        None,
+        min_length=1,
+        description="Action caption that videos without interactions are led away from, such as `the right hand zips "
+        "the jacket down`, where hands near the cloth move it too easily; needs guidance above 1",
+    )
     conditioning_scale: float = Field(1.0, ge=0, description="Weight of the VACE hints")
     flow_shift: float = Field(3.0, gt=0, description="Shift of the noise schedule; that of the training")
     seed: int = Field(0, ge=0, description="Seed of the noise; the same for every video")

@@ -163,6 +163,28 @@ def test_guidance_extrapolates_from_the_unconditional_pass(pipe):
     assert not torch.allclose(predictions["guided span"], expected, atol=1e-2)
 
 
+def test_where_nothing_is_asked_guidance_leads_away_from_the_negative_action(pipe):
+    def predicted(**changes) -> torch.Tensor:
+        kept = []
+
+        def keep(pipe, step, timestep, tensors):
+            kept.append(tensors["noise_pred"])
+            return {}
+
+        call = inputs() | {"negative_prompt_embeds": inputs()["prompt_embeds"], "num_inference_steps": 1} | changes
+        pipe(**call, callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["noise_pred"])
+        return kept[0]
+
+    done = predicted(actions=[ActionSpan(0, 5, "zip up")], guidance_scale=1.0)
+    quiet = predicted(actions=[], guidance_scale=1.0)
+    away = predicted(actions=[], guidance_scale=3.0, negative_action="zip up")
+    assert torch.allclose(away, done + 3 * (quiet - done), atol=1e-5)
+    assert not torch.allclose(done, quiet, atol=1e-4)
+    assert torch.equal(predicted(actions=[], guidance_scale=1.0, negative_action="zip up"), quiet)
+    asked = {"actions": [ActionSpan(3, 5, "zip up")], "guidance_scale": 3.0}
+    assert torch.equal(predicted(**asked, negative_action="zip up"), predicted(**asked))
+
+
 @pytest.mark.parametrize("frames", [1, 4, 12])
 def test_any_length(pipe, frames):
     result = pipe(**(inputs(frames) | {"num_inference_steps": 1, "actions": []})).frames
