@@ -34,19 +34,15 @@ def no_batch_left_behind(context: dg.AssetCheckExecutionContext) -> dg.AssetChec
 )
 def judge_is_validated(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Warn of a success rate that nobody can rely on."""
-    from pipelines.checks import judge_standing
+    from assets.metadata import check_results
+    from pipelines.checks import check_judge
 
     event = context.instance.get_latest_materialization_event(dg.AssetKey("isr_scores"))
     if event is None or event.asset_materialization is None:
         return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="never materialised")
     checkpoint_id = str(event.asset_materialization.metadata["checkpoint_id"].value)
-    passed, reason = judge_standing(context.resources.lake.store(), checkpoint_id)
-    return dg.AssetCheckResult(
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=reason,
-        metadata={"checkpoint_id": checkpoint_id},
-    )
+    (result,) = check_results([check_judge(context.resources.lake.store(), checkpoint_id)], "isr_scores")
+    return result
 
 
 alert_checks = [no_batch_left_behind, judge_is_validated]

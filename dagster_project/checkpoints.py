@@ -77,7 +77,7 @@ def rollback(
     """Make an earlier checkpoint, or any other one, the current one."""
     import dagster as dg
 
-    from dagster_project.instance import dagster_home
+    from dagster_project.instance import dagster_home, open_instance
     from pipelines.evaluation import promotion
 
     try:
@@ -85,8 +85,7 @@ def rollback(
     except LookupError as e:
         raise fail(str(e)) from e
     # The UI shows it among the asset's events, like any decision.
-    dagster_home()
-    with dg.DagsterInstance.get() as instance:
+    with open_instance(dagster_home()) as instance:
         shown = {k: row[k] or "none" for k in ("current_checkpoint_id", "previous_checkpoint_id", "reason")}
         instance.report_runless_asset_event(dg.AssetMaterialization("promotions", metadata=shown))
     before = row["previous_checkpoint_id"] or "none"

@@ -31,9 +31,11 @@ def dagster_home() -> Path:
     chosen = os.environ.get("DAGSTER_HOME") or (".dagster_home" if "://" in lake else f"{lake}/dagster")
     home = Path(chosen).expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".setting-up.lock"):
-        if not (home / "dagster.yaml").exists():
-            shutil.copyfile(_CONFIG, home / "dagster.yaml")
+    if not (home / "dagster.yaml").exists():
+        # Whole or not there: another process may be about to read it.
+        partial = home / f".dagster.yaml.{os.getpid()}"
+        shutil.copyfile(_CONFIG, partial)
+        partial.replace(home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
@@ -58,10 +60,7 @@ def run_job(
     from dagster_project.build import build_defs
 
     home = dagster_home()
-    with FileLock(home / ".setting-up.lock"):
-        # Dagster looks for its tables and then makes them: two first runs at once failed on "table already exists".
-        opened = _instance(home)
-    with opened as instance, _alive(instance, home / "running") as run_id:
+    with open_instance(home) as instance, _alive(instance, home / "running") as run_id:
         if batch is not None:
             instance.add_dynamic_partitions(BATCHES, [batch])
         # Dagster's own use of its preview functions; nothing that who runs a job could change.
@@ -78,6 +77,13 @@ def run_job(
             },
             raise_on_error=False,
         )
+
+
+def open_instance(home: Path) -> dg.DagsterInstance:
+    """The instance of `dagster_home()`; processes that open a new one at once make its tables in turn."""
+    with FileLock(home / ".setting-up.lock"):
+        # Dagster looks for its tables and then makes them: two first runs at once failed on "table already exists".
+        return _instance(home)
 
 
 def _instance(home: Path) -> dg.DagsterInstance:

@@ -23,6 +23,7 @@ HOST = "127.0.0.1"
 """The page has no login: it answers this machine alone."""
 CATEGORIES = {"upper body": "upper_body", "lower body": "lower_body", "dress": "dresses"}
 """What the page calls the garment categories."""
+_HINT_S = 10.0
 _HEIGHT = 320
 """Of videos and pictures, pixels: those of a tall video would push all else off the screen."""
 _NAMES = {"dressing": "Dressing"}
@@ -148,7 +149,9 @@ def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnS
         try:
             return dress(video, garment, spans, category, prompt, steps, guidance, seed, show)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            # What went wrong after minutes of work waits for whoever comes back; a forgotten file is seen at once.
+            stays = None if video and garment else _HINT_S
+            raise gr.Error(str(error), duration=stays, print_exception=False) from error
 
     with gr.Blocks(title="iTryOn", analytics_enabled=False) as page:
         gr.Markdown("# iTryOn\nDress the person of a video in another garment. Everything stays on this machine.")

@@ -153,13 +153,15 @@ def batches_without_clips(store: DeltaStore) -> dict[str, str]:
     return out
 
 
-def judge_standing(store: DeltaStore, checkpoint_id: str) -> tuple[bool, str]:
+def check_judge(store: DeltaStore, checkpoint_id: str) -> CheckOutcome:
     """Whether the success rate of a checkpoint can be relied on, and why: how well its judge agrees with known
     truth, and how many questions have an answer.
     """
     rows = store.read(ISR_SCORES, ["success", "judge", "judge_kappa"], {"checkpoint_id": checkpoint_id}).to_pylist()
+    name, figures = "judge_is_validated", {"checkpoint_id": checkpoint_id}
     if not rows:
-        return False, "no interaction was judged: no captioned interaction lies in a try-on video"
+        nothing = "no interaction was judged: no captioned interaction lies in a try-on video"
+        return CheckOutcome(name, False, nothing, False, figures)
     judge, kappa = rows[0]["judge"], rows[0]["judge_kappa"]
     answered = sum(r["success"] is not None for r in rows)
     if kappa is None:
@@ -167,4 +169,5 @@ def judge_standing(store: DeltaStore, checkpoint_id: str) -> tuple[bool, str]:
     else:
         agrees = f"{judge} agrees with known truth at kappa {kappa:.2f}" + (" only" if kappa < FAIR_KAPPA else "")
     passed = kappa is not None and kappa >= FAIR_KAPPA and answered >= len(rows) / 2
-    return passed, f"{agrees}; {answered} of {len(rows)} questions have an answer"
+    text = f"{agrees}; {answered} of {len(rows)} questions have an answer"
+    return CheckOutcome(name, passed, text, False, figures)

@@ -119,9 +119,8 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
 def pairs(rendered: Path, folder: Path) -> Path:
     """The clips to train on: of each scene with an interaction, one garment in which it is done and left undone.
 
-    All that tells the two apart are the action captions. With the interaction done in one garment and left undone in
-    the other, as in an earlier design, a network of this size learned by heart which garments open, and hardly read
-    the captions.
+    All that tells the two apart are the action captions. Were the interaction done in one garment and left undone in
+    the other, the garment would tell as well.
 
     Args:
         rendered: The studio's batch, with all clips of each scene.

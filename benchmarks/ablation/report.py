@@ -43,7 +43,7 @@ def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]])
         "Made by `make ablation`; one file of figures a row and seed in `results/`.\n",
         f"{settings.steps} steps of {settings.batch_size} for every row, all from one network that saw ordinary clips "
         f"alone for {settings.base_steps}; "
-        f"{settings.interactive_clips} rendered clips with zips, {settings.ordinary_clips} without interactions, "
+        f"{settings.interactive_clips} rendered scenes with zips, {settings.ordinary_clips} without interactions, "
         f"{len(some['clips'])} held-back interactions in another garment; 95 % bootstrap intervals over clips and "
         "seeds. Response: how far the result goes through the change of the picture that the interaction makes, 0 as "
         "the rendered truth without it, 1 as the truth with it. ISR: more than halfway, when the caption asks for it. "

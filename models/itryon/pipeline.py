@@ -208,7 +208,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 negative_prompt_embeds = self.encode_prompt([EMPTY_CAPTION], self.config.max_text_length)[0]
             prompt_embeds = torch.cat([negative_prompt_embeds.to(prompt_embeds), prompt_embeds])
         avoided = [ActionSpan(0, total, negative_action)] if negative_action and guided and not actions else []
-        captions = self._caption_embeds([*actions, *avoided], action_embeds)
+        spans = avoided or actions
+        captions = self._caption_embeds(spans, action_embeds)
         references = conditioning.encode_references(
             self.vae,
             [
@@ -227,7 +228,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     agnostic_video[index],
                     mask[index],
                     None if hands is None else (hands[index], np.asarray(hand_present)[index]),
-                    [ActionSpan(a.start - start, a.end - start, a.text) for a in [*actions, *avoided]],
+                    [ActionSpan(a.start - start, a.end - start, a.text) for a in spans],
                     references,
                     captions,
                     guided,

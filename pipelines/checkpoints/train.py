@@ -262,7 +262,7 @@ def checkpoint_folder(store: DeltaStore, row: dict[str, Any]) -> Path:
             "folder from a copy, or choose another checkpoint (`itryon leaderboard` lists them)"
         )
     if isinstance(system, fs.LocalFileSystem):
-        return Path(store.root) / row["uri"]
+        return Path(base) / row["uri"]
     temporary = cached.with_name(f".{cached.name}.{uuid.uuid4().hex}.tmp")
     fs.copy_files(f"{base}/{row['uri']}", str(temporary), source_filesystem=system)
     temporary.rename(cached)

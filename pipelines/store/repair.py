@@ -87,8 +87,9 @@ def _mend_log(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder:
         if actions == [] and path not in (entries[0], entries[-1]):
             # An entry of no bytes is one that a file system lost at a power failure. delta-rs takes it for a commit of
             # nothing and goes on behind it, so it is made one.
-            with system.open_output_stream(path) as f:
+            with system.open_output_stream(f"{path}.tmp") as f:
                 f.write(json.dumps({"commitInfo": {"operation": "REPAIR", "operationParameters": {}}}).encode() + b"\n")
+            system.move(f"{path}.tmp", path)
             report.done.append(
                 f"Table {spec.name}: its commit {Path(path).name} was empty, what it held is lost: run what was run "
                 "then again"

@@ -141,39 +141,33 @@ def test_without_our_conditions_it_is_the_stock_pipeline():
     torch.testing.assert_close(latents, expected, atol=2e-5, rtol=1e-4)
 
 
+def first_prediction(pipe: ITryOnPipeline, **changes) -> torch.Tensor:
+    """What the network predicts in the only step of a call with these inputs."""
+    predictions = []
+
+    def keep(_, step, timestep, tensors):
+        predictions.append(tensors["noise_pred"])
+        return {}
+
+    call = inputs() | {"num_inference_steps": 1, "output_type": "latent"} | changes
+    pipe(**call, callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["noise_pred"])
+    return predictions[0]
+
+
 def test_guidance_extrapolates_from_the_unconditional_pass(pipe):
-    predictions = {}
-
-    def run(name, **changes):
-        def keep(_, step, timestep, tensors):
-            predictions[name] = tensors["noise_pred"]
-            return {}
-
-        # Without spans the empty caption is all that both passes read of the actions.
-        call = inputs(5) | {"num_inference_steps": 1, "actions": [], "output_type": "latent"} | changes
-        pipe(**call, callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["noise_pred"])
-
-    run("conditional", guidance_scale=1.0)
-    run("unconditional", guidance_scale=1.0, prompt_embeds=text(1)[0][None])
-    run("guided", guidance_scale=3.0)
-    run("guided span", guidance_scale=3.0, actions=[ActionSpan(1, 5, "zip up")])
-    conditional, unconditional = predictions["conditional"], predictions["unconditional"]
+    # Without spans the empty caption is all that both passes read of the actions.
+    conditional = first_prediction(pipe, guidance_scale=1.0, actions=[])
+    unconditional = first_prediction(pipe, guidance_scale=1.0, actions=[], prompt_embeds=text(1)[0][None])
+    guided = first_prediction(pipe, guidance_scale=3.0, actions=[])
+    guided_span = first_prediction(pipe, guidance_scale=3.0, actions=[ActionSpan(1, 5, "zip up")])
     expected = unconditional + 3.0 * (conditional - unconditional)
-    torch.testing.assert_close(predictions["guided"], expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(predictions["guided span"], expected, atol=1e-2)
+    torch.testing.assert_close(guided, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(guided_span, expected, atol=1e-2)
 
 
 def test_where_nothing_is_asked_guidance_leads_away_from_the_negative_action(pipe):
     def predicted(**changes) -> torch.Tensor:
-        kept = []
-
-        def keep(pipe, step, timestep, tensors):
-            kept.append(tensors["noise_pred"])
-            return {}
-
-        call = inputs() | {"negative_prompt_embeds": inputs()["prompt_embeds"], "num_inference_steps": 1} | changes
-        pipe(**call, callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["noise_pred"])
-        return kept[0]
+        return first_prediction(pipe, negative_prompt_embeds=inputs()["prompt_embeds"], **changes)
 
     done = predicted(actions=[ActionSpan(0, 5, "zip up")], guidance_scale=1.0)
     quiet = predicted(actions=[], guidance_scale=1.0)
