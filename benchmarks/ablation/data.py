@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from benchmarks.ablation.plan import INTERACTIVE, ORDINARY, TEST, AblationSettings
+from benchmarks.ablation.plan import INTERACTIVE, ORDINARY, AblationSettings
 from pipelines.clips.settings import ClipsSettings
 from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.landing import land
@@ -28,7 +28,7 @@ from pipelines.studio.settings import StudioSettings
 from pipelines.training_sets.build import build_training_set, manifest_path
 from pipelines.training_sets.settings import TrainingSetSettings
 
-_SEEDS = {INTERACTIVE: 503, ORDINARY: 505, TEST: 601}
+_SEEDS = {INTERACTIVE: 503, ORDINARY: 505}
 
 
 def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
@@ -61,7 +61,7 @@ def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
             land(pairs(folder, work / "pairs") if batch == INTERACTIVE else folder, store, batch)
             ingest_batch(store, batch)
             for name, entry in STAGES.items():
-                if name == "clips" and batch == TEST:
+                if name == "clips" and batch == settings.test_batch:
                     continue
                 bar = progress.add_task(f"{batch}: {name}", total=1)
                 done = run_stage(
@@ -112,7 +112,9 @@ def _studio(settings: AblationSettings) -> dict[str, StudioSettings]:
         ORDINARY: StudioSettings(
             seed=_SEEDS[ORDINARY], clips=settings.ordinary_clips, interaction_share=0, twins=True, **common, **train
         ),
-        TEST: StudioSettings(seed=_SEEDS[TEST], clips=settings.test_clips, test_share=1, **common, **zips),
+        settings.test_batch: StudioSettings(
+            seed=settings.test_seed, clips=settings.test_clips, test_share=1, **common, **zips
+        ),
     }
 
 
@@ -147,7 +149,7 @@ def training_manifest(store: DeltaStore, batches: tuple[str, ...]) -> tuple[Path
 
 def test_clips(work: Path, settings: AblationSettings) -> Iterator[dict[str, Any]]:
     """The held-back clips that show an interaction: their records in `truth/`, in order of their numbers."""
-    folder = work / "clips" / TEST / TRUTH
+    folder = work / "clips" / settings.test_batch / TRUTH
     for index in range(settings.test_clips):
         record = json.loads((folder / f"clip_{index:05d}.json").read_text())
         if record["spans"] and record["undone"]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.ablation.data import test_clips
-from benchmarks.ablation.plan import TEST, AblationSettings
+from benchmarks.ablation.plan import AblationSettings
 from models.itryon.losses import ActionSpan
 from pipelines.clips.garments import garment_photo
 from pipelines.evaluation.counterfactual import compare
@@ -46,7 +46,8 @@ def response(result: np.ndarray, done: np.ndarray, undone: np.ndarray, span: tup
 
     What the interaction changes is the picture after it against the picture before it, less what the person's own
     motion changes, which is all that happens in `undone`. A wrong colour that stays, or a jacket that is open all the
-    time, is no change.
+    time, is no change. How strongly the motion shows in the result is fitted along with it: were it taken to show as in
+    the truth, a blur without any zip would look as if the one that moves in `undone` had been closed.
 
     Args:
         result: (F, H, W, 3) uint8, as the others.
@@ -55,7 +56,8 @@ def response(result: np.ndarray, done: np.ndarray, undone: np.ndarray, span: tup
         span: First frame of the interaction, and the one after its last.
 
     Returns:
-        Projection of the result's change on the truth's: 0 as undone, 1 as done; below 0 it goes the other way.
+        Least-squares share of the truth's change in the result's: 0 as undone, 1 as done; below 0 it goes the other
+        way.
 
     Raises:
         ValueError: The truths do not differ in what changes.
@@ -70,8 +72,9 @@ def response(result: np.ndarray, done: np.ndarray, undone: np.ndarray, span: tup
     pixels = np.abs(wanted).max(-1) >= _CHANGED
     if pixels.mean() < _LEAST:
         raise ValueError("The clip looks the same done and undone")
-    wanted = wanted[pixels]
-    return float(((change(result) - still)[pixels] * wanted).sum() / (wanted**2).sum())
+    parts = np.stack([wanted[pixels].ravel(), still[pixels].ravel()], 1)
+    (share, _), *_ = np.linalg.lstsq(parts, change(result)[pixels].ravel(), rcond=None)
+    return float(share)
 
 
 def interaction_frames(done: np.ndarray, undone: np.ndarray) -> np.ndarray:
@@ -81,7 +84,8 @@ def interaction_frames(done: np.ndarray, undone: np.ndarray) -> np.ndarray:
 
 
 def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[dict[str, Any]]:
-    """One row a clip: `asked`, `quiet` and `unasked` (response), `error`, `error_interaction`, `unchanged`.
+    """One row a clip: `asked`, `quiet` and `unasked` (response), `error`, `error_interaction`, `error_changed`,
+    `unchanged`.
 
     `quiet` is asked for nothing where nothing is done, `unasked` where something is.
     """
@@ -95,14 +99,15 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
     loaded = load_pipeline(checkpoint, wanted)
     config = json.loads((checkpoint / "training.json").read_text())["config"]
     loaded.use_hands, loaded.use_actions = config["use_hands"], config["use_action_captions"]
-    videos = {Path(r["source_path"]).name: r for r in store.read(VIDEOS, where={"batch": TEST}).to_pylist()}
+    batch = settings.test_batch
+    videos = {Path(r["source_path"]).name: r for r in store.read(VIDEOS, where={"batch": batch}).to_pylist()}
     garments = {r["garment_id"]: r for r in store.read(GARMENTS).to_pylist()}
-    truth = work / "clips" / TEST
+    truth = work / "clips" / batch
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for record in test_clips(work, settings):
             video, alone = videos[record["video"]], videos[record["undone"]]
-            if not all(_annotated(store, v) for v in (video, alone)):
+            if not all(_annotated(store, batch, v) for v in (video, alone)):
                 # Annotation failed, for every row of the table alike.
                 continue
             photo = garments[video["tryon_garment_id"]]
@@ -126,12 +131,14 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
             frames = interaction_frames(done, undone)
             row["error"], row["unchanged"], *_ = compare(results["asked"], source, done, done)
             row["error_interaction"], *_ = compare(results["asked"][frames], source[frames], done[frames], done[frames])
+            # What `done` and `undone` differ in, and nothing else of the jacket.
+            row["error_changed"], *_ = compare(results["asked"], undone, done, done)
             rows.append(row)
     return rows
 
 
-def _annotated(store: DeltaStore, video: dict[str, Any]) -> bool:
-    return len(store.read(AGNOSTIC_MASKS, ["frame"], {"batch": TEST, "video_id": video["video_id"]})) > 0
+def _annotated(store: DeltaStore, batch: str, video: dict[str, Any]) -> bool:
+    return len(store.read(AGNOSTIC_MASKS, ["frame"], {"batch": batch, "video_id": video["video_id"]})) > 0
 
 
 def _frames(path: Path) -> np.ndarray:

@@ -168,15 +168,15 @@ def _run(
     manifest: Path,
     training_set: str,
 ) -> None:
-    folder = work / "runs" / settings.digest / job.name
+    folder = work / "runs" / settings.training_digest / job.name
     checkpoint = _train(folder, job.row, job.seed, settings.steps, base, settings, store, manifest, training_set)
-    measured = folder / "measured.json"
-    (folder / "settings.json").write_text(settings.model_dump_json())
+    measured, asked = (folder / f"{name}-{settings.digest}.json" for name in ("measured", "settings"))
+    asked.write_text(settings.model_dump_json())
     if not measured.is_file():
         options = {
             "--checkpoint": checkpoint,
             "--work": work,
-            "--settings": folder / "settings.json",
+            "--settings": asked,
             "--out": measured,
         }
         _call(

@@ -9,7 +9,7 @@ checkpoints.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +50,7 @@ class AblationClip(BaseModel):
     unasked: Response = Field(description="The same of the first clip, in which it is done, when nothing is asked for")
     error: Distance = Field(description="Mean absolute difference from the truth where the garment changes pixels")
     error_interaction: Distance = Field(description="The same in the frames of the interaction")
+    error_changed: Distance = Field(description="The same where the interaction changes pixels")
 
 
 class AblationResult(BaseModel):
@@ -103,7 +104,7 @@ def interval(values: np.ndarray, seed: int = 0) -> Interval:
 def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Interval]:
     """Measures of one row: `isr` (done when asked), `false` (done in a clip in which nothing is done or asked for),
     `leaked` (done unasked, as the source shows it around the mask), the responses that these rest on (`asked`, `quiet`,
-    `unasked`), `error` and `error_interaction`.
+    `unasked`), `error`, `error_interaction` and `error_changed`.
 
     Args:
         clips_of_seeds: For each seed, the clips that it was measured on.
@@ -122,6 +123,7 @@ def summary(clips_of_seeds: Sequence[Sequence[AblationClip]]) -> dict[str, Inter
         "unasked": lambda c: c.unasked,
         "error": lambda c: c.error,
         "error_interaction": lambda c: c.error_interaction,
+        "error_changed": lambda c: c.error_changed,
     }
     return {k: interval(np.array([[f(c) for c in clips] for clips in clips_of_seeds])) for k, f in measures.items()}
 
@@ -204,6 +206,7 @@ _COLUMNS = {
     "leaked_interactions": "leaked",
     "exact_error": "error",
     "exact_error_interaction": "error_interaction",
+    "exact_error_changed": "error_changed",
 }
 
 
@@ -234,7 +237,8 @@ HEADS = (
     "false interactions",
     "leaked interactions",
     "error",
-    "error in interactions",
+    "error in interaction frames",
+    "error in interaction pixels",
     "clips",
     "training set",
     "settings",
@@ -248,17 +252,17 @@ TITLE = "Ablation, measured against exact rendered truth: no checkpoints, never 
 def cells(row: dict[str, Any]) -> list[str]:
     """The cells of a row as people read them."""
 
-    def of(column: str) -> Interval:
-        return Interval(row[column], row[f"{column}_low"], row[f"{column}_high"])
+    def of(column: str, show: Callable[[Interval], str]) -> str:
+        # Columns that came later are null in older rows.
+        if row[column] is None:
+            return "not measured"
+        return show(Interval(row[column], row[f"{column}_low"], row[f"{column}_high"]))
 
     return [
         row["row"] if row["title"] is None else f"{row['row']}: {row['title']}",
         ", ".join(map(str, row["seeds"])),
-        of("exact_isr").percent(),
-        of("false_interactions").percent(),
-        "not measured" if row["leaked_interactions"] is None else of("leaked_interactions").percent(),
-        of("exact_error").number(),
-        of("exact_error_interaction").number(),
+        *(of(c, Interval.percent) for c in ("exact_isr", "false_interactions", "leaked_interactions")),
+        *(of(c, Interval.number) for c in ("exact_error", "exact_error_interaction", "exact_error_changed")),
         str(row["held_back_clips"]),
         row["training_set_id"][:12],
         row["settings_digest"],

@@ -317,6 +317,11 @@ ABLATIONS = TableSpec(
                 "exact_error", "Mean absolute difference from the truth, 0 to 1, where the garment changes pixels"
             ),
             *_measured("exact_error_interaction", "The same in the frames of the interaction"),
+            *_measured(
+                "exact_error_changed",
+                "The same where the interaction changes pixels; null in rows of before there was it",
+                nullable=True,
+            ),
             *RUN,
         ]
     ),

@@ -62,6 +62,21 @@ def test_motion_of_the_person_is_no_interaction(truths):
     assert response(done, done, undone, SPAN) == pytest.approx(1)
 
 
+def test_a_blur_is_no_interaction_though_the_person_moves():
+    """An open jacket moves to the right and is closed meanwhile."""
+    undone = np.full((FRAMES, 40, 40, 3), 60, np.uint8)
+    undone[:2, 10:30, 12:18] = 250
+    undone[2:, 10:30, 15:21] = 250
+    done = undone.copy()
+    done[4:] = 60
+    blur = np.full_like(undone, 110)
+    assert response(done, done, undone, SPAN) == pytest.approx(1)
+    assert response(undone, done, undone, SPAN) == pytest.approx(0)
+    assert response(blur, done, undone, SPAN) == pytest.approx(0)
+    faint = (0.5 * done.astype(float) + 0.5 * blur).astype(np.uint8)
+    assert response(faint, done, undone, SPAN) == pytest.approx(0.5, abs=0.01)
+
+
 def test_frames_in_which_the_interaction_shows(truths):
     assert interaction_frames(*truths).tolist() == [False, False, False, True, True, True]
 
@@ -133,7 +148,7 @@ def test_first_seed_first_then_variants_then_other_seeds():
 def _result(job: Job, settings: AblationSettings, asked: list[float], quiet: list[float]) -> dict:
     clips = [
         {"clip": f"c{i}", "asked": a, "quiet": q, "unasked": 1 - q}
-        | {"error": 0.1, "error_interaction": 0.2, "unchanged": 0.3}
+        | {"error": 0.1, "error_interaction": 0.2, "error_changed": 0.4, "unchanged": 0.3}
         for i, (a, q) in enumerate(zip(asked, quiet))
     ]
     return {"row": job.row.name, "seed": job.seed, "settings": settings.digest, "clips": clips}
@@ -145,6 +160,16 @@ def test_results_of_other_settings_are_not_read(tmp_path):
     result_file(job, tmp_path).write_text(json.dumps(_result(job, settings, [0.7], [0.2])))
     assert read_result(job, settings, tmp_path) is not None
     assert read_result(job, AblationSettings(steps=7), tmp_path) is None
+
+
+def test_other_held_back_clips_are_measured_without_training_anew():
+    settings = AblationSettings()
+    for other in ({"test_seed": 5}, {"test_clips": 7}, {"guidance_scale": 2.0}, {"denoising_steps": 3}, {"measure": 9}):
+        changed = AblationSettings(**other)
+        assert changed.digest != settings.digest and changed.training_digest == settings.training_digest
+    assert AblationSettings(test_seed=5).test_batch != settings.test_batch
+    for other in ({"steps": 7}, {"interactive_clips": 7}, {"learning_rate": 0.5}, {"design": 9}):
+        assert AblationSettings(**other).training_digest != settings.training_digest
 
 
 def test_table_shows_shares_over_seeds(tmp_path):

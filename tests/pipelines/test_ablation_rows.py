@@ -29,7 +29,7 @@ def write_result(folder: Path, row: str, seed: int = 0, asked=(0.9, 0.8, 0.2), q
     """A result file as `benchmarks/ablation` writes them."""
     clips = [
         {"clip": f"c{i}.mp4", "asked": a, "quiet": q, "unasked": 0.8}
-        | {"error": 0.1 + 0.01 * seed, "error_interaction": 0.2, "unchanged": 0.3}
+        | {"error": 0.1 + 0.01 * seed, "error_interaction": 0.2, "error_changed": 0.4, "unchanged": 0.3}
         for i, (a, q) in enumerate(zip(asked, quiet))
     ]
     result = {
@@ -59,7 +59,8 @@ def test_a_row_is_the_mean_over_seeds_and_names_its_files(tmp_path):
     assert row["exact_isr"] == pytest.approx(3 / 6) and row["false_interactions"] == pytest.approx(1 / 3)
     assert row["leaked_interactions"] == 1
     assert row["exact_error"] == pytest.approx(0.105) and row["exact_error_interaction"] == pytest.approx(0.2)
-    for column in ("exact_isr", "false_interactions", "exact_error", "exact_error_interaction"):
+    assert row["exact_error_changed"] == pytest.approx(0.4)
+    for column in ("exact_isr", "false_interactions", "exact_error", "exact_error_interaction", "exact_error_changed"):
         assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
     assert row["exact_isr_low"] < row["exact_isr_high"], "three clips do not settle a share"
     assert (row["seeds"], row["held_back_clips"], row["training_seconds"]) == ([0, 1], 3, 1200)
@@ -68,6 +69,9 @@ def test_a_row_is_the_mean_over_seeds_and_names_its_files(tmp_path):
     assert rows[0]["training_set_id"] == "another" and rows[0]["title"] is None
     lines = ablations_markdown(rows).splitlines()
     assert len({line.count("|") for line in lines[2:]}) == 1, "a bar in a title is no column"
+    # As in a lake of before there was the column.
+    before = rows[1] | {f"exact_error_changed{end}": None for end in ("", "_low", "_high")}
+    assert "not measured" in ablations_markdown([before]) and "not measured" not in lines[-1]
     assert "50 % (" in lines[-1] and "no checkpoints" in lines[0] and ablations_markdown([]) == ""
 
 
@@ -85,7 +89,8 @@ def test_files_that_cannot_be_used_are_named_with_what_is_wrong(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AblationError, match=r"no results in .*make ablation"):
         read_results([tmp_path / "empty"])
-    clip = {"clip": "c", "asked": 1, "quiet": 0, "unasked": 0, "error": 0, "error_interaction": 0}
+    clip = {"clip": "c", "asked": 1, "quiet": 0, "unasked": 0, "error": 0}
+    clip |= {"error_interaction": 0, "error_changed": 0}
     for wrong, said in (
         ({"weights_sha256": "abc"}, "weights_sha256"),
         ({"clips": []}, "clips"),
