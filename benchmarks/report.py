@@ -192,7 +192,8 @@ def _scale(r: dict[str, Any]) -> str:
         f"{r['measured']}, {r['machine']}, one core, shared with other work: CPU seconds count, wall seconds are in "
         f"brackets. Generated rows, {r['frames_per_video']} frames a video, batches of {r['batch_videos']}; {rounds}, "
         "one lake after the other. Goals: adding a batch costs 1.2x of the same in an "
-        "empty lake; a run with nothing to do touches no blob (it would be stopped). See [Scale](../docs/scale.md).\n",
+        "empty lake; a run with nothing to do reads and writes no blob (it would be stopped). "
+        "See [Scale](../docs/scale.md).\n",
         "| lake | videos | frames | batches | table MB | log MB | files | blobs |",
         "|---|---|---|---|---|---|---|---|",
     ]

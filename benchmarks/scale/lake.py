@@ -298,6 +298,11 @@ def stage_rows(store: DeltaStore, rows: BatchRows, stages: list[Stage], batch: s
         }
         table = rows.annotations(stage.spec, batch, ids, [prints[stage.name][i] for i in ids])
         folder = staging_folder(store, stage, batch)
+        for uri in {u for column in stage.blob_columns for u in table[column].to_pylist()}:
+            # A stage redoes what has lost its blobs. Nobody reads them.
+            path = Path(store.root, uri)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         for video_id, part in _by_video(table):
             numbers = {"rows": part.num_rows, "frames": rows.frames, "seconds": 1.0, "model_seconds": 0.5}
             with pq.ParquetWriter(

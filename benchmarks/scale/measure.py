@@ -47,7 +47,8 @@ PAPER_VIDEOS, FRAMES, BATCH_VIDEOS = 5292, 189, 100
 LAKES = {"empty": 0, "paper": PAPER_VIDEOS, "ten times": 10 * PAPER_VIDEOS}
 ROUNDS = 2
 BATCHES_AT_ONCE = 10
-_BLOB_CALLS = ("exists", "put_file", "put_bytes", "read_bytes", "local_path")
+_BLOB_CALLS = ("put_file", "put_bytes", "read_bytes", "local_path")
+"""Those for bytes. Whether a blob is there is asked of those that the batch's rows name."""
 
 
 def scale(
