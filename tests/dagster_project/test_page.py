@@ -95,8 +95,7 @@ def test_a_person_is_dressed_in_a_browser(address, browser, tmp_path):
     browser.upload("video", video, "video")
     browser.upload("garment", tmp_path / "shirt.png", "img")
     browser.click("//*[@id='dress']")
-    # A file's name and its ending may stand in boxes of their own.
-    browser.until("record", lambda: "result.json" in "".join(browser.text.split()), 900)
+    browser.until("record", lambda: browser.find("//*[@id='record']//*[@aria-label='result.json']"), 900)
     for name in ("result", "compare"):
         playing = f"return document.querySelector('#{name} video')?.videoWidth > 0"
         browser.until(f"video {name}", lambda playing=playing: browser.driver.execute_script(playing))
