@@ -32,13 +32,13 @@ def render_with_progress(settings: StudioSettings, folder: Path, console: Consol
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("studio", total=settings.clips * settings.frames)
         report = render_batch(settings, folder, on_progress=lambda done, total: bar.update(task, completed=done))
-    table = Table("performance", "clips", title=f"{report.clips} clips in {folder}")
+    table = Table("performance", "clips")
     for performance, count in sorted(report.performances.items()):
         table.add_row(performance, str(count))
     console.print(table)
     console.print(
-        f"{report.frames} frames in {time.monotonic() - started:.0f} s; interactions in "
-        f"{100 * report.interaction_share:.1f} % of them",
+        f"{report.clips} clips with {report.frames} frames in {time.monotonic() - started:.0f} s; interactions in "
+        f"{100 * report.interaction_share:.1f} % of the frames",
         highlight=False,
     )
     return report
