@@ -44,11 +44,7 @@ def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
     """
     store = DeltaStore(work / "lake")
     store.ensure_tables()
-    clips = ClipsSettings(
-        num_frames=17,
-        max_windows=1,
-        sizes=[(settings.model_height, settings.model_width)],
-    )
+    clips = _clips(settings)
     with Progress() as progress:
         for batch, studio in _studio(settings).items():
             folder = work / "clips" / batch
@@ -74,6 +70,24 @@ def prepare(settings: AblationSettings, work: Path, workers: int) -> DeltaStore:
                 for video_id, reason in done.failures.items():
                     progress.console.print(f"{batch}, {name}: {video_id} is left out: {reason}", highlight=False)
     return store
+
+
+def held_back_manifest(settings: AblationSettings, store: DeltaStore) -> Path:
+    """Manifest (split test) of the held-back clips with an interaction, encoded as training clips are.
+
+    They are not trained on; it is for measuring the loss. What is encoded is kept.
+    """
+    run_stage(STAGES["clips"].build(_clips(settings)), store, settings.test_batch, settings=WorkerSettings(workers=1))
+    chosen = TrainingSetSettings(batches=[settings.test_batch], splits=["test"], interaction=True)
+    return manifest_path(store, build_training_set(store, chosen))
+
+
+def _clips(settings: AblationSettings) -> ClipsSettings:
+    return ClipsSettings(
+        num_frames=17,
+        max_windows=1,
+        sizes=[(settings.model_height, settings.model_width)],
+    )
 
 
 def _advance(progress: Progress, bar: TaskID, done: int, total: int) -> None:

@@ -17,7 +17,7 @@ MOST_SEEDS = 9
 _HEADS = (
     "row",
     "seeds",
-    "ISR",
+    "exact ISR",
     "false",
     "leaked",
     "response, asked",
@@ -58,7 +58,8 @@ def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]])
         f"{settings.interactive_clips} rendered scenes with zips, {settings.ordinary_clips} without interactions, "
         f"{len(some['clips'])} held-back interactions in another garment; 95 % bootstrap intervals over clips and "
         "seeds. Response: how far the result goes through the change of the picture that the interaction makes, 0 as "
-        "the rendered truth without it, 1 as the truth with it. ISR: more than halfway, when the caption asks for it. "
+        "the rendered truth without it, 1 as the truth with it. Exact ISR: more than halfway, when the caption asks "
+        "for it; no judge is involved, whose kappa it would depend on. "
         "False: the same of clips in which the hands move alike, nothing is done, and the caption asks for nothing. "
         "Leaked: the same when the caption asks for nothing, but the source does it: its collar and the edge of the "
         "mask show that. Where nothing is asked for, rows that read action captions are guided away from an opening "

@@ -6,14 +6,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.ablation import report
 from benchmarks.ablation.data import pairs
+from benchmarks.ablation.denoising import frame_errors
 from benchmarks.ablation.evaluate import interaction_frames, response
 from benchmarks.ablation.plan import ROWS, AblationSettings, Job, jobs
 from benchmarks.ablation.run import read_result, result_file
 from models.training.config import TrainConfig
+from models.training.data import ClipSet
+from models.training.objective import step_generator
 from pipelines.evaluation.ablation import interval
+from tests.models.training_clips import make_set
+from tests.models.training_runs import config
 
 FRAMES, SIZE = 6, 20
 
@@ -208,3 +214,28 @@ def test_clips_to_train_on_are_done_and_left_undone_in_the_same_garment(tmp_path
         assert {line["video"] for line in map(json.loads, (folder / "manifest.jsonl").open())} == kept
         assert (folder / "garments" / "red.png").is_file()
     assert len(list(rendered.glob("*.mp4"))) == len(names), "what is rendered is not rendered again"
+
+
+def test_errors_of_the_frames_that_the_loss_weighs_are_told_from_the_others(tmp_path):
+    make_set(tmp_path)
+    run = config(tmp_path, tmp_path / "run", caption_dropout=0.9, action_dropout=0.9, reference_dropout=0.9)
+    clips = ClipSet(run.manifest, run.blob_root, "train")
+    clips.rows = [r for r in clips.rows if 0 < sum(r["action_mask"]) < len(r["action_mask"])]
+    assert clips.rows
+
+    class Off(torch.nn.Module):
+        """Predicts no velocity at all, so that the error is the velocity itself."""
+
+        def forward(self, hidden_states, timestep, return_dict, **conditions):
+            return (torch.zeros_like(hidden_states),)
+
+    found = frame_errors(Off(), clips, run, draws=2)
+    assert found.keys() == {r["clip_id"] for r in clips.rows}
+    for index, row in enumerate(clips.rows):
+        batch = clips.collate([index])
+        clean = torch.cat([batch.reference, batch.target], 2)[0].numpy()
+        noise = torch.randn((1, *clean.shape), generator=step_generator(1, index))[0].numpy()
+        squares = ((noise - clean) ** 2)[:, batch.reference.shape[2] :]
+        acting = np.array(row["action_mask"]) > 0
+        assert found[row["clip_id"]].acting == pytest.approx(squares[:, acting].mean(), rel=1e-5)
+        assert found[row["clip_id"]].resting == pytest.approx(squares[:, ~acting].mean(), rel=1e-5)
