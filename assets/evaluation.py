@@ -6,14 +6,13 @@ import dagster as dg
 
 from assets.metadata import picture, reasons, static_metadata, table_metadata, upstream_metadata
 from assets.progress import steps_progress
-from pipelines.evaluation.settings import CODE_VERSION
+from pipelines.evaluation.settings import ISR_VERSION, METRICS_VERSION
 from pipelines.store import Commit
 from pipelines.store.schemas import ISR_SCORES, VIDEO_METRICS
 
 _COMMON: dict[str, Any] = {
     "group_name": "evaluation",
     "owners": ["team:machine-learning"],
-    "code_version": CODE_VERSION,
 }
 
 
@@ -26,6 +25,7 @@ _COMMON: dict[str, Any] = {
     kinds={"deltalake", "pytorch"},
     metadata=static_metadata(VIDEO_METRICS),
     required_resource_keys={"lake", "evaluation"},
+    code_version=METRICS_VERSION,
     **_COMMON,
 )
 def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -49,7 +49,7 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
                 store,
                 context.resources.evaluation.build(),
                 checkpoint_id,
-                commit=Commit(context.run.run_id, CODE_VERSION),
+                commit=Commit(context.run.run_id, METRICS_VERSION),
                 on_video=on_video,
             )
         except NothingToEvaluate as e:
@@ -82,6 +82,7 @@ def video_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     kinds={"deltalake", "opencv"},
     metadata=static_metadata(ISR_SCORES),
     required_resource_keys={"lake", "isr"},
+    code_version=ISR_VERSION,
     **_COMMON,
 )
 def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -105,7 +106,7 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
                 store,
                 context.resources.isr.build(),
                 checkpoint_id,
-                commit=Commit(context.run.run_id, CODE_VERSION),
+                commit=Commit(context.run.run_id, ISR_VERSION),
                 on_verdict=on_verdict,
             )
         except NothingToEvaluate as e:

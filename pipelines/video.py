@@ -26,9 +26,9 @@ import av.error
 import numpy as np
 
 from pipelines.video_container import VideoError, open_container, orientation
-from pipelines.video_writer import VideoWriter
+from pipelines.video_writer import VideoWriter, written_size
 
-__all__ = ["VideoError", "VideoFrame", "VideoInfo", "VideoReader", "VideoWriter", "probe"]
+__all__ = ["VideoError", "VideoFrame", "VideoInfo", "VideoReader", "VideoWriter", "probe", "written_size"]
 
 # Codecs whose packets are frames one to one in the containers above. For others the n-th packet need not be the n-th
 # frame, so a seek could land on a wrong index: they are decoded from the start.

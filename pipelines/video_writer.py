@@ -13,11 +13,16 @@ import av
 import numpy as np
 
 
+def written_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the video that `VideoWriter` makes of frames of this size: the next even ones."""
+    return width + width % 2, height + height % 2
+
+
 class VideoWriter:
     """Writes an mp4 that every player opens: H.264, yuv420p, BT.709, index in front.
 
     The file appears under its name only when the writer is closed without an error. Odd sizes are padded by one row
-    or column that repeats the border, because yuv420p has no odd sizes.
+    at the bottom or one column at the right that repeats the border, because yuv420p has no odd sizes.
 
     Args:
         path: Target, `.mp4`.
@@ -57,7 +62,7 @@ class VideoWriter:
         # With macroblock-tree rate control x264 wrote 3 different files in 60 runs over the same frames, without it 1.
         options = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
         stream = self._container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.width, stream.height = written_size(width, height)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.thread_count = threads

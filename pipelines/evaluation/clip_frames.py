@@ -48,13 +48,18 @@ class ClipWindow:
 
     Args:
         length: Frames of a clip.
-        starts: First frames of the clips; by default the clips lie end to end from frame 0 on, and what is left at the
-            end makes none.
+        starts: First frames of the clips, each once; by default the clips lie end to end from frame 0 on, and what is
+            left at the end makes none.
+
+    Raises:
+        ValueError: A start is named twice: it would give one clip all the same.
     """
 
     def __init__(self, length: int, starts: Sequence[int] | None = None):
         self.length = length
         self._starts = None if starts is None else frozenset(starts)
+        if starts is not None and len(frozenset(starts)) < len(starts):
+            raise ValueError(f"Starts come once each, their counts belong to the features: {sorted(starts)}")
         self._held: deque[Tensor] = deque(maxlen=length)
         self._count = 0
 
@@ -94,16 +99,17 @@ def script_random_starts(
     """Clips that the package cd-fvd draws from a folder as the published script calls it.
 
     A random clip of each video a pass, drawn by four loader processes in batches of 16. Real videos get one pass;
-    generated ones as many as make 2,048 clips.
+    generated ones as many as make 2,048 clips, so that the same clip comes more than once. In place of a video that is
+    too short for a clip, the next one that is not gets another draw.
 
     Args:
-        num_frames: Frames of each video, in the order of the folder; none shorter than a clip.
+        num_frames: Frames of each video, in the order of the folder.
         length: Frames of a clip.
         at_least: Passes go on until there are that many clips, and no more are kept; one pass by default.
         seed: Seed of the package.
 
     Returns:
-        First frames of the clips of each video, in the order they are drawn.
+        First frames of the clips of each video, in the order they are drawn; nothing where no video is long enough.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -112,13 +118,15 @@ def script_random_starts(
 
     starts: list[list[int]] = [[] for _ in num_frames]
     taken = 0
-    while num_frames and (not taken or (at_least is not None and taken < at_least)):
+    long = [i for i, n in enumerate(num_frames) if n >= length]
+    while long and (not taken or (at_least is not None and taken < at_least)):
         # The order in which torch's DataLoader draws: the seed of its workers, then that of the shuffle.
         base, shuffle = draw(), torch.Generator().manual_seed(draw())
         order = torch.randperm(len(num_frames), generator=shuffle).tolist()
         workers = [random.Random(base + worker) for worker in range(4)]
         for batch, first in enumerate(range(0, len(order), 16)):
-            for video in order[first : first + 16]:
+            for chosen in order[first : first + 16]:
+                video = next((i for i in long if i >= chosen), long[0])
                 start = workers[batch % 4].randint(0, num_frames[video] - length)
                 if at_least is None or taken < at_least:
                     starts[video].append(start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -99,7 +100,9 @@ class DistributionMeter:
         settings = self.settings
         # With a video left out on one side only, pairs no longer match up.
         together = together and set(a.video) == set(b.video)
-        interval = bootstrap_interval(a, b, together, settings.resamples, settings.confidence)
+        # cd-fvd's covariances are those of the clips themselves, not an estimate of where they come from.
+        lost = 0 if settings.mode == "legacy" and metric == _FVD_VIDEOMAE else 1
+        interval = bootstrap_interval(a, b, together, settings.resamples, settings.confidence, lost)
         note = f"{a.num_clips} clips of {a.num_videos} videos against {b.num_clips} of {b.num_videos}"
         distinct, dimensions = min(a.num_distinct, b.num_distinct), a.values.shape[1]
         if distinct <= dimensions:
@@ -110,7 +113,7 @@ class DistributionMeter:
         if interval is None and settings.resamples:
             note += "; an interval needs three videos on each side"
         low, high = interval or (None, None)
-        distance = frechet_distance(a.values, b.values, a.weights, b.weights)
+        distance = frechet_distance(a.values, b.values, a.weights, b.weights, lost)
         return replace(empty, value=distance, num_samples=a.num_clips, low=low, high=high, note=note)
 
     def _sets(
@@ -121,43 +124,47 @@ class DistributionMeter:
         on_video: Callable[[str], None] | None,
     ) -> dict[SetMetric, FeatureSet]:
         starts: dict[SetMetric, list[Sequence[int] | None]] = {m: [None] * len(parts) for m in sources}
-        often: dict[SetMetric, np.ndarray] = {}
+        often: dict[SetMetric, list[Sequence[int]]] = {}
         if self.settings.mode == "legacy" and sources:
             lengths = [self._extractor.num_frames(p) for p in parts]
             for metric in sources:
                 starts[metric], often[metric] = _script_clips(metric, lengths, generated)
         rows: dict[SetMetric, list[np.ndarray]] = {m: [] for m in sources}
         of: dict[SetMetric, list[int]] = {m: [] for m in sources}
+        counts: dict[SetMetric, list[int]] = {m: [] for m in sources}
         for index, part in enumerate(parts):
             found = self._extractor.of_video(part, sources, {m: starts[m][index] for m in sources})
             for metric, features in found.items():
                 rows[metric].append(features)
                 of[metric] += [index] * len(features)
+                # Where a damaged video ends too early, its last clips are missing.
+                counts[metric] += often[metric][index][: len(features)] if metric in often else [1] * len(features)
             if on_video:
                 on_video(part.name)
         sets = {}
         for metric in sources:
-            video = np.array(of[metric], int)
             values = np.concatenate(rows[metric]) if rows[metric] else np.zeros((0, 1), np.float32)
-            sets[metric] = FeatureSet(values, video, often[metric][video] if metric in often else None)
+            sets[metric] = FeatureSet(values, np.array(of[metric], int), np.array(counts[metric], int))
         return sets
 
 
 def _script_clips(
     metric: SetMetric, lengths: Sequence[int], generated: bool
-) -> tuple[list[Sequence[int] | None], np.ndarray]:
-    """First frames of the clips that the published script takes of each video, and how often it takes them.
+) -> tuple[list[Sequence[int] | None], list[Sequence[int]]]:
+    """First frames of the clips that the published script takes of each video, and how often it takes each of them.
 
-    Videos that are too short for a clip are left out beforehand: the script breaks off at them.
+    Videos that are too short for VFID's clips are left out beforehand: the script breaks off at them.
     """
-    long = [i for i, n in enumerate(lengths) if n >= metric.frames]
+    used = [i for i, n in enumerate(lengths) if n >= SCRIPT_FRAMES]
     starts: list[Sequence[int] | None] = [() for _ in lengths]
-    often = np.zeros(len(lengths), int)
+    often: list[Sequence[int]] = [() for _ in lengths]
     if metric.network == "videomae":
-        drawn = script_random_starts([lengths[i] for i in long], metric.frames, _GENERATED_CLIPS if generated else None)
-        for i, chosen in zip(long, drawn):
-            starts[i], often[i] = sorted(chosen), 1
+        drawn = script_random_starts([lengths[i] for i in used], metric.frames, _GENERATED_CLIPS if generated else None)
+        for i, chosen in zip(used, drawn):
+            times = Counter(chosen)
+            starts[i] = sorted(times)
+            often[i] = [times[start] for start in sorted(times)]
     else:
-        for i, count in zip(long, script_clip_counts([lengths[i] for i in long], metric.frames)):
-            starts[i], often[i] = (0,), count
+        for i, count in zip(used, script_clip_counts([lengths[i] for i in used], metric.frames)):
+            starts[i], often[i] = (0,), (int(count),)
     return starts, often

@@ -2,7 +2,8 @@
 
 `d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. The trace of the root is the sum of the singular values of
 `A B^T`, where the rows of A and B are the centred features over `sqrt(n - 1)`: no root of a singular matrix is taken,
-so the value is exact in float64 also where there are fewer clips than dimensions.
+so the value is exact in float64 also where there are fewer clips than dimensions. The package cd-fvd divides by n in
+place of n - 1.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def frechet_distance(
     second: np.ndarray,
     first_counts: np.ndarray | None = None,
     second_counts: np.ndarray | None = None,
+    lost: int = 1,
 ) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features.
 
@@ -62,6 +64,7 @@ def frechet_distance(
         second: (M, D).
         first_counts: (N,) how often each row counts; once by default.
         second_counts: (M,).
+        lost: Degrees of freedom that covariances lose to the mean: 1, or 0 to divide by the number of rows.
 
     Returns:
         The distance, at least 0.
@@ -69,8 +72,8 @@ def frechet_distance(
     Raises:
         ValueError: A set has fewer than two rows, so no covariance; or the dimensions differ.
     """
-    mean_a, a = _centred(first, first_counts)
-    mean_b, b = _centred(second, second_counts)
+    mean_a, a = _centred(first, first_counts, lost)
+    mean_b, b = _centred(second, second_counts, lost)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"Features have {a.shape[1]} and {b.shape[1]} dimensions")
     spread = float((a * a).sum() + (b * b).sum())
@@ -78,7 +81,7 @@ def frechet_distance(
     return max(0.0, float(((mean_a - mean_b) ** 2).sum()) + spread - 2 * float(shared))
 
 
-def _centred(features: np.ndarray, counts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _centred(features: np.ndarray, counts: np.ndarray | None, lost: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,), and A (N, D) with `A^T A` the covariance."""
     x = np.asarray(features, np.float64)
     c = np.ones(len(x)) if counts is None else np.asarray(counts, np.float64)
@@ -87,7 +90,7 @@ def _centred(features: np.ndarray, counts: np.ndarray | None) -> tuple[np.ndarra
         raise ValueError(f"A covariance needs at least two clips, not {n:g}")
     x, c = x[c > 0], c[c > 0]
     mean = c @ x / n
-    return mean, (x - mean) * np.sqrt(c / (n - 1))[:, None]
+    return mean, (x - mean) * np.sqrt(c / (n - lost))[:, None]
 
 
 def _reduced(a: np.ndarray) -> np.ndarray:
@@ -96,7 +99,7 @@ def _reduced(a: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(
-    first: FeatureSet, second: FeatureSet, paired: bool, resamples: int, confidence: float
+    first: FeatureSet, second: FeatureSet, paired: bool, resamples: int, confidence: float, lost: int = 1
 ) -> tuple[float, float] | None:
     """Interval of the distance from drawing whole videos again.
 
@@ -110,13 +113,14 @@ def bootstrap_interval(
         paired: Video i of one set belongs to video i of the other: both are drawn together.
         resamples: Draws.
         confidence: Level.
+        lost: See `frechet_distance`.
 
     Returns:
         Low and high; None with fewer than three videos in a set or no draws.
     """
     if min(first.num_videos, second.num_videos) < 3 or resamples < 1:
         return None
-    value = frechet_distance(first.values, second.values, first.weights, second.weights)
+    value = frechet_distance(first.values, second.values, first.weights, second.weights, lost)
     # A rotation into the span of all features keeps distances and shortens what is computed a thousand times.
     a, b = _in_their_span(first.values, second.values)
     own, other = np.unique(first.video[first.weights > 0]), np.unique(second.video[second.weights > 0])
@@ -129,7 +133,7 @@ def bootstrap_interval(
     for one, two in zip(*drawn):
         counts = [_counts(first, own, one), _counts(second, other, two)]
         if min(c.sum() for c in counts) >= 2:
-            distances.append(frechet_distance(a, b, *counts))
+            distances.append(frechet_distance(a, b, *counts, lost=lost))
     draws = np.array(distances)
     interval = percentile_interval(draws, confidence)
     if interval is None:

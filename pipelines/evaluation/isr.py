@@ -19,7 +19,7 @@ from pipelines.evaluation.evidence import AnnotatedSource
 from pipelines.evaluation.judges.validation import Validation, newest_validation
 from pipelines.evaluation.metrics import newest_id, tryon_rows
 from pipelines.evaluation.rates import Rate, rates
-from pipelines.evaluation.settings import CODE_VERSION, IsrSettings
+from pipelines.evaluation.settings import ISR_VERSION, IsrSettings
 from pipelines.previews.evidence import evidence_sheet
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CAPTIONS, ISR_SCORES, VIDEOS
@@ -96,7 +96,7 @@ def judge_checkpoint(
         NothingToEvaluate: If there are no try-on videos of that checkpoint.
     """
     settings = settings or IsrSettings()
-    commit = Commit((commit or Commit()).run_id, CODE_VERSION)
+    commit = Commit((commit or Commit()).run_id, ISR_VERSION)
     checkpoint_id = checkpoint_id or newest_id(store)
     tryons = tryon_rows(store, checkpoint_id)
     judge = judge or make_judge(settings, store, cache_dir)

@@ -15,7 +15,7 @@ from pipelines.evaluation.cache import ArrayCache, evaluation_cache
 from pipelines.evaluation.distribution import DistributionMeter
 from pipelines.evaluation.features import Part
 from pipelines.evaluation.paired import PairedMeter, mean_over_videos
-from pipelines.evaluation.settings import CODE_VERSION, EvaluationSettings
+from pipelines.evaluation.settings import METRICS_VERSION, EvaluationSettings
 from pipelines.evaluation.values import UNREADABLE, EvaluationReport, MetricValue, Setting
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
@@ -140,7 +140,7 @@ def evaluate_checkpoint(
         NothingToEvaluate: If there are no try-on videos of that checkpoint.
     """
     settings = settings or EvaluationSettings()
-    commit = Commit((commit or Commit()).run_id, CODE_VERSION)
+    commit = Commit((commit or Commit()).run_id, METRICS_VERSION)
     checkpoint_id = checkpoint_id or newest_id(store)
     tryons = tryon_rows(store, checkpoint_id)
     sources = source_uris(store, [t["video_id"] for t in tryons])

@@ -18,10 +18,10 @@ from pipelines.evaluation.annotators.statistics import Ratio, estimate
 from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.settings import EvaluationSettings
 from pipelines.evaluation.values import UNREADABLE, MetricValue
-from pipelines.video import VideoError, VideoReader
+from pipelines.video import VideoError, VideoReader, written_size
 
 PAIRED_METRICS = ("ssim", "lpips")
-_VERSION = 1
+_VERSION = 2
 """Raise it when the values of frames change, so that kept ones do not count."""
 
 
@@ -71,7 +71,8 @@ class PairedMeter:
 
         Args:
             result: Try-on video.
-            truth: Ground truth.
+            truth: Ground truth. Of one with an odd width or height, the result may have one column more at the right or
+                one row more at the bottom, as H.264 needs; they are not compared.
             start: Frame of `truth` that is the first one of `result`.
             count: Frames of `truth` to compare; to its end by default.
 
@@ -129,7 +130,7 @@ class PairedMeter:
         lpips: list[float] = []
         stop = None if count is None else start + count
         with VideoReader(result) as ours, VideoReader(truth) as theirs:
-            self._check_sizes(ours, theirs)
+            height, width = self._common_size(ours, theirs)
             pairs = itertools.zip_longest(ours.frames(), theirs.frames(start=start, stop=stop))
             for whole in _batched(pairs, self.settings.batch_frames):
                 batch = [(a, b) for a, b in whole if a is not None and b is not None]
@@ -137,7 +138,8 @@ class PairedMeter:
                     kind = "fewer" if whole[-1][0] is None else "more"
                     raise NotComparable(f"the result has {kind} frames than its ground truth")
                 if batch:
-                    a, b = (self._tensor([p[i].rgb for p in batch]) for i in (0, 1))
+                    a = self._tensor([p[0].rgb[:height, :width] for p in batch])
+                    b = self._tensor([p[1].rgb for p in batch])
                     similarity = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
                     ssim += torch.as_tensor(similarity).reshape(-1).tolist()
                     lpips += self._distances(2 * a - 1, 2 * b - 1)
@@ -158,14 +160,17 @@ class PairedMeter:
         with torch.inference_mode():
             return self._lpips(a, b).tolist()
 
-    def _check_sizes(self, ours: VideoReader, theirs: VideoReader) -> None:
-        sizes = [(r.info.width, r.info.height) for r in (ours, theirs)]
-        if sizes[0] != sizes[1] and not (self.settings.height and self.settings.width):
-            (w, h), (tw, th) = sizes
+    def _common_size(self, ours: VideoReader, theirs: VideoReader) -> tuple[int, int]:
+        """Height and width of the part of the result that its ground truth has, too."""
+        (w, h), (tw, th) = ((r.info.width, r.info.height) for r in (ours, theirs))
+        if (w, h) == written_size(tw, th):
+            return th, tw
+        if (w, h) != (tw, th) and not (self.settings.height and self.settings.width):
             raise NotComparable(
                 f"the result is {w}x{h} and its ground truth {tw}x{th}: scale one of them, or set height and width "
                 "to compare both at"
             )
+        return h, w
 
     def _tensor(self, frames: list[np.ndarray]) -> torch.Tensor:
         height = self.settings.height or frames[0].shape[0]

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, field_validator
 from models.judges import JUDGES
 from models.judges.settings import KinematicJudgeSettings, LocalVlmJudgeSettings, VlmJudgeSettings
 
-CODE_VERSION = "2"
+METRICS_VERSION = "3"
+ISR_VERSION = "2"
 LEADERBOARD_VERSION = "1"
 PROMOTION_VERSION = "1"
 

@@ -1,61 +1,123 @@
-"""LPIPS against its formula in numpy and against published figures."""
+"""LPIPS of every network against its formula in numpy, and its heads against the published ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from scipy.signal import correlate
 
 from models import weights
-from models.features.lpips import LPIPS, MIN_SIDE, load_lpips
+from models.features.lpips import LPIPS, MIN_SIDE, SqueezeLPIPS, load_lpips, squeeze_heads
 
 
 @pytest.fixture(scope="module")
 def alex() -> LPIPS:
-    try:
-        return load_lpips("alex")
-    except weights.MissingWeights as error:
-        pytest.skip(f"LPIPS weights are not in the cache: {error}")
+    return published("alex")
 
 
 def pictures(count: int, side: int, seed: int) -> torch.Tensor:
     return torch.rand((count, 3, side, side), generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def conv_numpy(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, pad: int) -> np.ndarray:
-    """Convolution by scipy's correlation, one channel pair at a time."""
+def conv_numpy(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, pad: int = 0) -> np.ndarray:
+    """Convolution with its ReLU, as products of the windows of (C, H, W) with the kernels (O, C, k, k)."""
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
-    out = [sum(correlate(x[i], w[i], "valid") for i in range(len(x))) + b for w, b in zip(weight, bias)]
-    return np.maximum(np.stack(out)[:, ::stride, ::stride], 0)
+    windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(1, 2))[:, ::stride, ::stride]
+    return np.maximum(np.tensordot(weight, windows, ((1, 2, 3), (0, 3, 4))) + bias[:, None, None], 0)
 
 
-def pool_numpy(x: np.ndarray, size: int, stride: int) -> np.ndarray:
+def pool_numpy(x: np.ndarray, size: int, stride: int, ceil: bool = False) -> np.ndarray:
+    if ceil:
+        rest = [-(n - size) % stride for n in x.shape[1:]]
+        x = np.pad(x, ((0, 0), (0, rest[0]), (0, rest[1])), constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
     return windows[:, ::stride, ::stride].max((-1, -2))
 
 
-def test_equals_the_formula_computed_in_numpy(alex: LPIPS) -> None:
-    tensors = {k: v.double().numpy() for k, v in load_file(weights.path("lpips_alex.safetensors")).items()}
-    plan = [(4, 2, None), (1, 2, (3, 2)), (1, 1, (3, 2)), (1, 1, None), (1, 1, None)]
+def alex_numpy(x: np.ndarray, t: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """AlexNet's five convolutions; a pool of 3 by 2 comes before the second and the third."""
+    for i, (stride, pad) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
+        if i in (1, 2):
+            x = pool_numpy(x, 3, 2)
+        yield (x := conv_numpy(x, t[f"conv.{i}.weight"], t[f"conv.{i}.bias"], stride, pad))
 
-    def features(picture: np.ndarray) -> list[np.ndarray]:
-        shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
-        x = (picture - shift[:, None, None]) / scale[:, None, None]
-        out = []
-        for i, (stride, pad, pool) in enumerate(plan):
-            if pool:
-                x = pool_numpy(x, *pool)
-            x = conv_numpy(x, tensors[f"conv.{i}.weight"], tensors[f"conv.{i}.bias"], stride, pad)
-            out.append(x / (np.linalg.norm(x, axis=0) + 1e-10))
-        return out
 
-    a, b = pictures(1, 40, 1), pictures(1, 40, 2)
-    expected = 0.0
-    for i, (x, y) in enumerate(zip(features(a[0].double().numpy()), features(b[0].double().numpy()))):
-        expected += np.einsum("c,chw->hw", tensors[f"lin.{i}.weight"][0, :, 0, 0], (x - y) ** 2).mean()
-    assert float(alex(a, b)[0]) == pytest.approx(expected, rel=1e-4)
+def vgg_numpy(x: np.ndarray, t: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """VGG-16: the last convolutions of its five blocks, relu1_2 to relu5_3, with a pool of 2 by 2 between blocks."""
+    i = 0
+    for block, convolutions in enumerate((2, 2, 3, 3, 3)):
+        if block:
+            x = pool_numpy(x, 2, 2)
+        for _ in range(convolutions):
+            x = conv_numpy(x, t[f"conv.{i}.weight"], t[f"conv.{i}.bias"], 1, 1)
+            i += 1
+        yield x
+
+
+def squeeze_numpy(x: np.ndarray, t: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """SqueezeNet 1.1: behind the convolution, before the second and third pool, and behind the last five fires."""
+    yield (x := conv_numpy(x, t["conv.weight"], t["conv.bias"], 2))
+    for i in range(8):
+        if i in (0, 2, 4):
+            x = pool_numpy(x, 3, 2, ceil=True)
+        s = conv_numpy(x, t[f"fires.{i}.squeeze.weight"], t[f"fires.{i}.squeeze.bias"])
+        one = conv_numpy(s, t[f"fires.{i}.expand1x1.weight"], t[f"fires.{i}.expand1x1.bias"])
+        three = conv_numpy(s, t[f"fires.{i}.expand3x3.weight"], t[f"fires.{i}.expand3x3.bias"], 1, 1)
+        x = np.concatenate([one, three])
+        if i in (1, 3, 4, 5, 6, 7):
+            yield x
+
+
+LAYERS = {"alex": alex_numpy, "vgg": vgg_numpy, "squeeze": squeeze_numpy}
+
+
+def drawn(net: str) -> LPIPS | SqueezeLPIPS:
+    """The network with random weights that keep activations at the size of pictures, and the published heads."""
+    torch.manual_seed(7)
+    model = SqueezeLPIPS() if net == "squeeze" else LPIPS(net)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+            torch.nn.init.kaiming_normal_(module.weight)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    heads = torch.load(squeeze_heads().with_name(f"{net}.pth"), map_location="cpu", weights_only=True)
+    model.lin.load_state_dict({f"{i}.weight": heads[f"lin{i}.model.1.weight"] for i in range(len(model.lin))})
+    return model
+
+
+def published(net: str) -> LPIPS:
+    try:
+        return load_lpips(net)
+    except weights.MissingWeights as error:
+        pytest.skip(f"LPIPS weights are not in the cache: {error}")
+
+
+@pytest.mark.parametrize(
+    ("make", "net"), [(drawn, "alex"), (drawn, "vgg"), (drawn, "squeeze"), (published, "alex"), (published, "vgg")]
+)
+def test_equals_the_formula_computed_in_numpy(make: Callable[[str], LPIPS], net: str) -> None:
+    model = make(net)
+    tensors = {k: v.double().numpy() for k, v in model.state_dict().items()}
+    shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
+    a, b = pictures(2, 42, 1), pictures(2, 42, 2)
+    a[1] = b[1] + 0.01 * a[1]  # near each other, as results and their truths are
+    expected = []
+    for pair in zip(a.double().numpy(), b.double().numpy()):
+        layers = [list(LAYERS[net]((p - shift[:, None, None]) / scale[:, None, None], tensors)) for p in pair]
+        # Norms of activations are far above the 1e-10 that the published code adds to them.
+        units = [[x / (np.linalg.norm(x, axis=0) + 1e-10) for x in of_one] for of_one in layers]
+        heads = [tensors[f"lin.{i}.weight"][0, :, 0, 0] for i in range(len(layers[0]))]
+        expected.append(sum(np.einsum("c,chw->hw", w, (x - y) ** 2).mean() for w, x, y in zip(heads, *units)))
+    assert f"lin.{len(layers[0])}.weight" not in tensors
+    np.testing.assert_allclose(model(a, b).numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_the_embedded_heads_are_the_published_ones(net: str) -> None:
+    heads = torch.load(squeeze_heads().with_name(f"{net}.pth"), map_location="cpu", weights_only=True)
+    for i, head in enumerate(published(net).lin):
+        torch.testing.assert_close(head.weight, heads[f"lin{i}.model.1.weight"])
 
 
 def test_is_zero_for_equal_pictures_and_symmetric(alex: LPIPS) -> None:

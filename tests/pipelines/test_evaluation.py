@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -145,6 +146,41 @@ def test_other_sizes_are_compared_only_at_a_size_that_is_asked_for(
     assert refused.value is None and "96x64" in refused.reason and "192x128" in refused.reason
     at_size = PairedMeter(EvaluationSettings(height=64, width=96), lpips)
     assert at_size.compare(result, truth)[0].value > 0.85
+
+
+def write_odd(path: Path, frames: np.ndarray) -> Path:
+    """A lossless video of any size, as cameras and screen recorders make them; H.264 in yuv420p has even ones only."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=15)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["corrected", "legacy"])
+@pytest.mark.parametrize(("height", "width"), [(53, 71), (53, 72), (54, 71)])
+def test_the_pixel_that_makes_an_odd_size_even_is_not_compared(
+    tmp_path: Path, lpips: LPIPS, height: int, width: int, mode: Any
+) -> None:
+    frames = clip(5, height, width)
+    noisy = np.clip(frames + np.random.default_rng(1).normal(0, 20, frames.shape), 0, 255).astype(np.uint8)
+    result, truth = write(tmp_path / "a.mp4", noisy), write_odd(tmp_path / "b.mkv", frames)
+    a, b = frames_of(result), frames_of(truth)
+    assert a.shape[1:3] == (54, 72) and b.shape[1:3] == (height, width)
+    ssim, distance = PairedMeter(EvaluationSettings(mode=mode, batch_frames=2), lpips).compare(result, truth)
+    kept = a[:, :height, :width]
+    assert ssim.value == pytest.approx(np.mean([ssim_numpy(x, y) for x, y in zip(kept, b)]), abs=2e-4)
+    tensors = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (kept, b)]
+    assert distance.value == pytest.approx(float(lpips(*tensors).mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(54, 73), (55, 71), (52, 70)])
+def test_other_differences_of_size_are_no_padding(tmp_path: Path, meter: PairedMeter, size: tuple[int, int]) -> None:
+    truth = write_odd(tmp_path / "b.mkv", clip(3, 53, 71))
+    refused = meter.compare(write_odd(tmp_path / "a.mkv", clip(3, *size)), truth)[0]
+    assert refused.value is None and f"{size[1]}x{size[0]}" in refused.reason and "71x53" in refused.reason
 
 
 def test_legacy_cuts_the_longer_video(tmp_path: Path, lpips: LPIPS) -> None:

@@ -33,8 +33,8 @@ from pipelines.evaluation.settings import EvaluationSettings
 from pipelines.video import VideoReader, VideoWriter
 
 
-def frechet_scipy(a: np.ndarray, b: np.ndarray) -> float:
-    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+def frechet_scipy(a: np.ndarray, b: np.ndarray, bias: bool = False) -> float:
+    first, second = (np.cov(x, rowvar=False, bias=bias) for x in (a, b))
     root = sqrtm(first @ second)
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first + second - 2 * np.real(root)))
 
@@ -131,24 +131,32 @@ class _RandomStarts(Dataset):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> tuple[int, int]:
+        while self.lengths[index] < 16:
+            index = (index + 1) % len(self.lengths)
         return index, random.randint(0, self.lengths[index] - 16)
+
+
+def drawn_by_torch(lengths: list[int], at_least: int | None) -> list[tuple[int, int]]:
+    """Video and first frame of the clips that torch's own loader draws, in their order."""
+    torch.manual_seed(42)
+    loader = DataLoader(_RandomStarts(lengths), batch_size=16, num_workers=4, shuffle=True)
+    drawn: list[tuple[int, int]] = []
+    while not drawn or (at_least is not None and len(drawn) < at_least):
+        for videos, starts in loader:
+            drawn += zip(videos.tolist(), starts.tolist())
+    return drawn[:at_least]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("at_least", [None, 90])
-def test_random_clips_are_those_that_torchs_loader_draws(at_least: int | None) -> None:
-    lengths = [30 + 7 * i for i in range(37)]
-    torch.manual_seed(42)
-    loader = DataLoader(_RandomStarts(lengths), batch_size=16, num_workers=4, shuffle=True)
+@pytest.mark.parametrize("short", [(), (0, 12, 13, 36)])
+def test_random_clips_are_those_that_torchs_loader_draws(at_least: int | None, short: tuple[int, ...]) -> None:
+    lengths = [12 if i in short else 30 + 7 * i for i in range(37)]
     expected: list[list[int]] = [[] for _ in lengths]
-    taken = 0
-    while not taken or (at_least is not None and taken < at_least):
-        for indices, starts in loader:
-            for video, start in zip(indices.tolist(), starts.tolist()):
-                if at_least is None or taken < at_least:
-                    expected[video].append(start)
-                    taken += 1
+    for video, start in drawn_by_torch(lengths, at_least):
+        expected[video].append(start)
     assert script_random_starts(lengths, 16, at_least) == expected
+    assert script_random_starts([12, 15], 16, at_least) == [[], []]
 
 
 def test_clips_are_cut_from_a_stream() -> None:
@@ -161,6 +169,8 @@ def test_clips_are_cut_from_a_stream() -> None:
     assert cut(None) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert cut([7, 0, 2]) == [[0, 1, 2, 3], [2, 3, 4, 5], [7, 8, 9, 10]]
     assert cut([8]) == [] and cut([]) == []
+    with pytest.raises(ValueError, match="once each"):
+        cut([2, 0, 2])
 
 
 def test_frames_become_what_the_networks_take() -> None:
@@ -175,6 +185,16 @@ def test_frames_become_what_the_networks_take() -> None:
     cropped = rgb_cropped(frame)
     # The middle 128 columns of 256: half of them have blue.
     assert cropped.shape == (3, 224, 224) and cropped[2].mean() == pytest.approx(50 / 255, abs=2e-3)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_covariances_of_the_clips_themselves_also_in_the_interval(paired: bool) -> None:
+    rng = np.random.default_rng(5)
+    a, b = (FeatureSet(rng.normal(size=(9, 3)) + s, np.arange(9)) for s in (0, 1))
+    expected = frechet_scipy(a.values, b.values, bias=True)
+    assert frechet_distance(a.values, b.values, lost=0) == pytest.approx(expected, rel=1e-9)
+    around = [np.mean(bootstrap_interval(a, b, paired, 200, 0.95, lost=n)) for n in (0, 1)]
+    assert abs(around[0] - expected) < abs(around[1] - expected)
 
 
 class _Colours(torch.nn.Module):
@@ -267,6 +287,50 @@ def test_legacy_sees_the_first_ten_frames_with_blue_first(tmp_path: Path, colour
         features.append(np.array(rows))
     assert values[0].value == pytest.approx(frechet_scipy(*features), rel=1e-3, abs=1e-4)
     assert values[0].num_samples == 7
+
+
+class _Ends(torch.nn.Module):
+    """Stands for VideoMAE: the colour of the first frame of each clip and twice that of the last."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return (video[:, :, 0] + 2 * video[:, :, -1]).mean((2, 3))
+
+
+def test_legacy_fvd_counts_a_clip_as_often_as_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str, folder: object = None) -> NetworkSource:
+        if name != "videomae":
+            return networks.find_network(name, tmp_path)
+        return NetworkSource("ends", "0" * 64, lambda device: _Ends())
+
+    monkeypatch.setattr(distribution, "find_network", find)
+    # Videos with few and with many places for a clip: taken once each, places would weigh alike instead of videos.
+    # One is too short for a clip of sixteen.
+    made, filmed = [17, 40, 12, 18], [20, 25, 18, 16, 22]
+    ours = parts(tmp_path / "ours", made, 0)
+    theirs = parts(tmp_path / "theirs", filmed, 10)
+    meter = DistributionMeter(EvaluationSettings(mode="legacy", resamples=20, networks=str(tmp_path)))
+    value = next(m for m in meter.measure(ours, theirs, "unpaired") if m.metric == "fvd_videomae_unpaired")
+
+    def drawn(lengths: list[int], at_least: int | None) -> list[tuple[int, int]]:
+        return [(v, s) for v, starts in enumerate(script_random_starts(lengths, 16, at_least)) for s in starts]
+
+    def features(side: list[Part], clips: list[tuple[int, int]]) -> np.ndarray:
+        colours = []
+        for part in side:
+            with VideoReader(part.path) as reader:
+                colours.append(np.stack([f.rgb.mean((0, 1)) for f in reader.frames()]) / 255)
+        return np.array([colours[v][s] + 2 * colours[v][s + 15] for v, s in clips])
+
+    generated = drawn(made, 2048)
+    real = features(theirs, drawn(filmed, None))
+    expected = frechet_scipy(features(ours, generated), real, bias=True)
+    once = frechet_scipy(features(ours, sorted(set(generated))), real, bias=True)
+    assert len(set(generated)) < 100 and abs(once / expected - 1) > 0.1
+    assert value.value == pytest.approx(expected, rel=0.01)
+    assert abs(frechet_scipy(features(ours, generated), real) / expected - 1) > 0.02
+    assert value.num_samples == 2048 and value.note.startswith("2048 clips of 3 videos against 5 of 5")
+    assert value.low < value.value < value.high
+    assert set(meter.left_out) == {"ours/2"}
 
 
 def test_what_cannot_be_read_or_is_too_short_is_named_and_left_out(tmp_path: Path, colours: type[_Colours]) -> None:
