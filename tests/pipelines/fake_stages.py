@@ -38,6 +38,8 @@ class FakePose(Stage):
             raise ValueError("no person in the video")
         if "crash" in name:
             os._exit(9)
+        if "huge" in name:
+            np.ones(3 << 30, np.uint8)
         if "hang" in name:
             time.sleep(60)
         frames = np.arange(task.row["num_frames"])

@@ -90,6 +90,23 @@ def test_bad_videos_are_rows_with_reasons_and_the_rest_goes_on(store):
     assert report.failures[bad] == "pose failed: ValueError: no person in the video"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_DATA")
+def test_a_video_that_wants_too_much_memory_is_a_row_with_the_setting(store):
+    good, huge = add_videos(store, "a.mp4", "huge.mp4")
+    settings = WorkerSettings(workers=1, memory_gb=1.5)
+    report = run_stage(FakePose(FakeSettings()), store, BATCH, settings=settings)
+    assert report.videos_ok == 1 and status(store)[good]["status"] == "ok"
+    assert "more than 1.5 GiB" in report.failures[huge] and "workers.memory_gb" in report.failures[huge]
+
+
+def test_workers_share_the_machine_unless_told(monkeypatch):
+    monkeypatch.setattr("pipelines.stage.base.machine_memory", lambda: 64 * 2**30)
+    assert WorkerSettings().limit_gb(4) == 16
+    assert WorkerSettings().limit_gb(64) == 4, "what the default networks need"
+    assert WorkerSettings(memory_gb=2).limit_gb(4) == 2
+    assert WorkerSettings(memory_gb=0).limit_gb(4) is None
+
+
 def test_a_second_run_does_only_what_is_missing(store, tmp_path, monkeypatch):
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_STAGE_LOG", str(log))
