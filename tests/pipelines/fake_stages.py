@@ -10,8 +10,8 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from pipelines.arrays import record_batch
-from pipelines.stage import Stage, VideoTask
-from pipelines.store.schemas import AGNOSTIC_MASKS, POSE
+from pipelines.stage import Stage, VideoTask, digest
+from pipelines.store.schemas import AGNOSTIC_MASKS, CLIPS, POSE
 
 
 class FakeSettings(BaseModel):
@@ -24,6 +24,7 @@ class FakePose(Stage):
 
     name = "pose"
     code_version = "1"
+    offset = 0.0
 
     def setup(self, threads: int) -> None:
         if self.settings.shift < 0:
@@ -46,7 +47,7 @@ class FakePose(Stage):
         for part in np.array_split(frames, 3):
             time.sleep(self.settings.delay_s)
             with task.inference():
-                score = part / 10 + self.settings.shift
+                score = part / 10 + self.settings.shift + self.offset
             task.advance(len(part))
             columns = {
                 "frame": part,
@@ -89,5 +90,38 @@ class WeighedPose(FakePose):
 
     net = "net 1"
 
+    @property
+    def offset(self) -> float:
+        """What other weights change in the rows."""
+        return float(self.net.split()[-1])
+
     def weights(self) -> dict[str, str]:
         return {"net": self.net}
+
+
+class FakeClips(Stage):
+    """One clip a video, whose latents are named after the mask rows."""
+
+    name = "clips"
+    code_version = "1"
+    inputs = ("agnostic_masks",)
+
+    def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
+        areas = task.rows("agnostic_masks", ["frame", "area_fraction"])["area_fraction"].to_pylist()
+        row = {
+            "clip_id": f"{task.video_id}-0",
+            "start_frame": 0,
+            "num_frames": 5,
+            "bucket": "5x128x96",
+            "latents_uri": f"blobs/aa/{digest(areas)}.safetensors",
+            "text_uri": "blobs/aa/text.safetensors",
+            "action_mask": [0.0, 1.0],
+            "actions": ["adjust_hem"],
+            "global_caption": "A person adjusts the hem.",
+            "garment_id": "g",
+            "split": "train",
+            "encoder_digest": "e1",
+        }
+        names = [n for n in CLIPS.schema.names if n not in ("batch", "video_id", "fingerprint")]
+        schema = pa.schema([CLIPS.schema.field(n) for n in names])
+        yield pa.RecordBatch.from_pylist([{n: row.get(n) for n in names}], schema)
