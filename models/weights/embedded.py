@@ -10,4 +10,4 @@ EMBEDDED: dict[str, str] = {
     "hand_lifter": "7b172b059b267cfd10929f5dcdb44172bdd272ef4f2e5499ccc7f7c9e0526418",
     "nano_vae": "72aaf8cc34e4112a05e1bd3a46fcd5c6ff4ee1f63ab9d96c72483da743c8d8a5",
 }
-"""Name -> SHA-256 of the file below `models/contact` or `models/perception/hands`; `nano_vae_digest` of the autoencoder."""
+"""Name -> SHA-256 of the network's file; of the autoencoder, what `models.vae.nano_vae_digest` gives."""
