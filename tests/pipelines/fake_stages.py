@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from pipelines.arrays import record_batch
-from pipelines.stage import Stage, VideoTask, digest
+from pipelines.stage import Stage, VideoTask
 from pipelines.store.schemas import AGNOSTIC_MASKS, CLIPS, POSE
 
 
@@ -100,11 +100,12 @@ class WeighedPose(FakePose):
 
 
 class FakeClips(Stage):
-    """One clip a video, whose latents are named after the mask rows."""
+    """One clip a video, whose latents are the areas of its masks."""
 
     name = "clips"
     code_version = "1"
     inputs = ("agnostic_masks",)
+    blob_columns = ("latents_uri", "text_uri")
 
     def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
         areas = task.rows("agnostic_masks", ["frame", "area_fraction"])["area_fraction"].to_pylist()
@@ -113,8 +114,8 @@ class FakeClips(Stage):
             "start_frame": 0,
             "num_frames": 5,
             "bucket": "5x128x96",
-            "latents_uri": f"blobs/aa/{digest(areas)}.safetensors",
-            "text_uri": "blobs/aa/text.safetensors",
+            "latents_uri": task.store.blobs.put_bytes(repr(areas).encode(), ".safetensors"),
+            "text_uri": task.store.blobs.put_bytes(b"text", ".safetensors"),
             "action_mask": [0.0, 1.0],
             "actions": ["adjust_hem"],
             "global_caption": "A person adjusts the hem.",
