@@ -30,7 +30,7 @@ def annotation_asset(entry: StageEntry) -> dg.AssetsDefinition:
         partitions_def=video_batches,
         backfill_policy=ONE_BATCH_A_RUN,
         deps=["videos", *(["garments"] if entry.name == "clips" else []), *entry.inputs],
-        code_version=entry.code_version,
+        code_version=entry.release,
         kinds={"deltalake", _KINDS[entry.name]},
         group_name="annotations",
         owners=["team:data-engineering"],

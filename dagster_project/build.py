@@ -19,6 +19,7 @@ from assets.promotion import promotion_assets
 from assets.studio import studio
 from assets.training import training_assets
 from assets.tryon import tryon_assets
+from dagster_project.alerting import alerts, failed_batches
 from dagster_project.jobs import all_jobs
 from dagster_project.launchers import TrainerLauncher
 from dagster_project.maintenance import maintenance, maintenance_schedule
@@ -80,9 +81,9 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     ]
     return dg.Definitions(
         assets=dg.map_asset_specs(with_freshness, assets),
-        jobs=[*all_jobs, maintenance],
+        jobs=[*all_jobs, alerts, maintenance],
         asset_checks=alert_checks,
-        sensors=[landing_zone, retraining_sensor],
+        sensors=[landing_zone, retraining_sensor, failed_batches],
         schedules=[
             retraining_schedule(RetrainingSettings.model_validate(values.get("retraining", {})).cron),
             maintenance_schedule(RetentionSettings.model_validate(values.get("retention", {})).cron),

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dagster_project.instance import dagster_home
 from models import weights
+from models.machine import machine_memory
 from models.vlm.settings import ChatSettings
 from pipelines.store import DeltaStore
 
@@ -71,7 +72,7 @@ def _weights() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = machine_memory() / 2**30
     yield Finding("ok", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
     import torch
 

@@ -26,7 +26,11 @@ class TrainerLauncher(dg.ConfigurableResource):
         "process", description="Run on this machine, in a pod of a Kubernetes cluster, or as a job of a Ray cluster"
     )
     python: str = Field("python", description="Python on the cluster; on this machine it is this one")
-    env: dict[str, str] = Field({}, description="Further environment variables of the trainer")
+    env: dict[str, str] = Field(
+        {},
+        description="Further environment variables of the trainer. They are stored in the run's configuration and "
+        "shown in the UI: put no secrets here, but into the environment of the machine or the pod",
+    )
     image: str = Field("", description="kubernetes: container image with this project; may be in pod_spec instead")
     namespace: str = Field("", description="kubernetes: namespace; the current one if empty")
     pod_spec: dict[str, Any] = Field(

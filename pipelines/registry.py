@@ -6,11 +6,16 @@ family therefore keeps those in its light `settings` module, and its stage class
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
+
+from models import weights
+from models.weights.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from pipelines.stage import Stage
@@ -27,6 +32,7 @@ class StageEntry:
         settings_class: Class in the family's `settings` module, which also holds `CODE_VERSION`.
         inputs: Upstream stages.
         title: What it does, for people who have never seen the code.
+        networks: Networks of its default settings, by their names in `models.weights`.
     """
 
     name: str
@@ -35,6 +41,7 @@ class StageEntry:
     settings_class: str
     inputs: tuple[str, ...]
     title: str
+    networks: tuple[str, ...] = ()
 
     @property
     def settings(self) -> type[BaseModel]:
@@ -45,6 +52,18 @@ class StageEntry:
     def code_version(self) -> str:
         """Version of the stage's code."""
         return importlib.import_module(f"pipelines.{self.family}.settings").CODE_VERSION
+
+    @property
+    def release(self) -> str:
+        """Version of code and networks together: another one makes the asset stale in the UI.
+
+        It speaks of default settings, from digests that are pinned: no file is read and no library loaded. Which rows
+        are redone is decided by their fingerprints, which hold settings and networks as they are.
+        """
+        if not self.networks:
+            return self.code_version
+        pinned = {name: EMBEDDED.get(name) or weights.digest(name) for name in self.networks}
+        return f"{self.code_version}+{hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def build(self, settings: BaseModel | None = None) -> Stage:
         """The stage, with its default settings unless given."""
@@ -62,6 +81,7 @@ STAGES: dict[str, StageEntry] = {
             "PoseSettings",
             (),
             "Body pose of the main person in every frame: 33 landmarks in pixels and in metres, and the person mask",
+            ("pose_detection.tflite", "pose_landmark_full.tflite"),
         ),
         StageEntry(
             "hands",
@@ -70,6 +90,7 @@ STAGES: dict[str, StageEntry] = {
             "HandsSettings",
             ("pose",),
             "Both hands in every frame as 21 keypoints and a posed 3D mesh, identity kept, gaps filled and flagged",
+            ("palm_detection_full.tflite", "hand_landmark_full.tflite", "hand_lifter"),
         ),
         StageEntry(
             "agnostic_masks",
@@ -86,6 +107,7 @@ STAGES: dict[str, StageEntry] = {
             "CaptionSettings",
             ("pose", "hands", "agnostic_masks"),
             "One caption of the whole video, and timestamped captions of what the hands do to the garment",
+            ("contact",),
         ),
         StageEntry(
             "clips",
@@ -94,6 +116,7 @@ STAGES: dict[str, StageEntry] = {
             "ClipsSettings",
             ("pose", "hands", "agnostic_masks", "captions"),
             "Training windows with latents of video, conditions and garment, and embeddings of their captions",
+            ("nano_vae", "minilm"),
         ),
     )
 }

@@ -12,16 +12,15 @@ of 17x128x96, 336 MB were estimated, and 541 MB measured, or 343 MB when every b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.itryon.presets import preset
 from models.itryon.transformer import ITryOnTransformer3DModel
+from models.machine import machine_memory
 from models.training.config import TrainConfig, TrainingRefused
 from models.training.lora import frozen_in_bf16, target_modules
 
@@ -166,11 +165,7 @@ def device_memory(device: torch.device) -> tuple[float, str]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return float(properties.total_memory), properties.name
-    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, float(text))
-    return total, "this machine"
+    return machine_memory(), "this machine"
 
 
 def check_memory(config: TrainConfig, estimate: MemoryEstimate, device: torch.device) -> str:

@@ -91,17 +91,6 @@ def smoothed_runs(
     ]
 
 
-def merge_overlapping(spans: Iterable[Span]) -> list[Span]:
-    """Union of half-open spans as disjoint spans in order; touching ones are joined."""
-    out: list[Span] = []
-    for start, end in sorted(spans):
-        if out and start <= out[-1][1]:
-            out[-1] = (out[-1][0], max(end, out[-1][1]))
-        else:
-            out.append((start, end))
-    return out
-
-
 def temporal_iou(a: Span, b: Span) -> float:
     """Intersection over union of two half-open spans, 0 to 1."""
     intersection = max(0, min(a[1], b[1]) - max(a[0], b[0]))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from pipelines.checkpoints.current import KEPT, PROMOTED, ROLLED_BACK, decisions, standing
 from pipelines.checkpoints.train import checkpoint_folder, find_checkpoint, starting_with
@@ -19,7 +20,7 @@ from pipelines.evaluation.leaderboard import higher_is_better, read_leaderboard,
 from pipelines.evaluation.settings import PROMOTION_VERSION
 from pipelines.evaluation.shown import shown
 from pipelines.stage import digest
-from pipelines.store import Commit, DeltaStore
+from pipelines.store import Commit, DeltaStore, Overtaken
 from pipelines.store.schemas import PROMOTIONS
 
 
@@ -200,6 +201,17 @@ def judge_candidate(store: DeltaStore, candidate_id: str) -> Decision:
     return decide_promotion(measures(rows[candidate_id]), measures(rows[now.current]))
 
 
+# Two that decide at once, a run that promotes and a person who rolls back, would both decide on what was before and
+# take the same place in the sequence. The one that comes second decides anew, on what the first one made of it.
+_in_turn = retry(
+    retry=retry_if_exception_type(Overtaken),
+    stop=stop_after_attempt(10),
+    wait=wait_random_exponential(multiplier=0.1, max=2),
+    reraise=True,
+)
+
+
+@_in_turn
 def promote(store: DeltaStore, candidate_id: str, commit: Commit | None = None) -> tuple[Decision, dict[str, Any]]:
     """Decide on a candidate and record it, unless exactly this was decided last.
 
@@ -215,6 +227,7 @@ def promote(store: DeltaStore, candidate_id: str, commit: Commit | None = None) 
     Raises:
         PromotionError: The candidate is not on the leaderboard.
     """
+    version = store.version(PROMOTIONS)
     decision = judge_candidate(store, candidate_id)
     past = decisions(store)
     current = standing(past).current
@@ -233,7 +246,7 @@ def promote(store: DeltaStore, candidate_id: str, commit: Commit | None = None) 
     }
     if past and all(past[-1][k] == v for k, v in row.items()):
         return decision, past[-1]
-    return decision, _record(store, past, row, commit)
+    return decision, _record(store, version, past, row, commit)
 
 
 def comparison_markdown(row: dict[str, Any]) -> str:
@@ -254,6 +267,7 @@ def comparison_markdown(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@_in_turn
 def rollback(store: DeltaStore, to: str | None = None, commit: Commit | None = None) -> dict[str, Any]:
     """Make an earlier checkpoint, or any other one, the current one by hand; returns the new row of `promotions`.
 
@@ -269,6 +283,7 @@ def rollback(store: DeltaStore, to: str | None = None, commit: Commit | None = N
         PromotionError: There is nothing to go back to, or `to` fits no or several checkpoints, or is current already.
         pipelines.checkpoints.train.CheckpointMissing: The files of the checkpoint are gone.
     """
+    version = store.version(PROMOTIONS)
     past = decisions(store)
     now = standing(past)
     if to is None:
@@ -289,7 +304,7 @@ def rollback(store: DeltaStore, to: str | None = None, commit: Commit | None = N
         "reason": "chosen by hand",
         "comparison": "{}",
     }
-    return _record(store, past, row, commit)
+    return _record(store, version, past, row, commit)
 
 
 def _find(store: DeltaStore, prefix: str) -> dict[str, Any]:
@@ -304,19 +319,28 @@ def _find(store: DeltaStore, prefix: str) -> dict[str, Any]:
 
 
 def _record(
-    store: DeltaStore, past: list[dict[str, Any]], row: dict[str, Any], commit: Commit | None
+    store: DeltaStore, version: int, past: list[dict[str, Any]], row: dict[str, Any], commit: Commit | None
 ) -> dict[str, Any]:
-    """Add a decision, and bring the marks of the leaderboard in line with it."""
+    """Add a decision, and bring the marks of the leaderboard in line with it.
+
+    Raises:
+        Overtaken: Another decision was recorded after this version of `promotions`, which `past` is from.
+    """
     commit = Commit((commit or Commit()).run_id, PROMOTION_VERSION)
     sequence = past[-1]["sequence"] + 1 if past else 1
     row = {
         **row,
-        "decision_id": digest(sequence, row["kind"], row["checkpoint_id"], row["previous_checkpoint_id"])[:16],
+        # The partition: two that take the same place meet there, and Delta lets one of them through.
+        "decision_id": digest("decision", sequence)[:16],
         "sequence": sequence,
         "created_at": datetime.now(UTC),
         "run_id": commit.run_id,
     }
     where = {"decision_id": row["decision_id"]}
-    store.replace(PROMOTIONS, pa.Table.from_pylist([row], PROMOTIONS.schema), where, commit)
+    written = store.replace(PROMOTIONS, pa.Table.from_pylist([row], PROMOTIONS.schema), where, commit, since=version)
     write_leaderboard(store, commit)
+    while (newest := store.version(PROMOTIONS)) != written:
+        # Its marks may have come before ours, from a decision that came after.
+        write_leaderboard(store, commit)
+        written = newest
     return row

@@ -138,11 +138,6 @@ def batch_folders(store: DeltaStore) -> dict[str, Path]:
         }
 
 
-def landing_batches(store: DeltaStore) -> dict[str, list[LandedFile]]:
-    """Every batch in the landing zone with its files."""
-    return {name: scan(folder) for name, folder in batch_folders(store).items()}
-
-
 def subfolders(folder: Path) -> list[str]:
     """The folder and all below it that `scan` looks into, as paths relative to it."""
     found = []

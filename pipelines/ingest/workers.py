@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -41,7 +39,7 @@ def run_isolated(
     """
     if not tasks:
         return
-    with worker_pool(min(workers or os.cpu_count() or 1, len(tasks)), 1, _limit_memory, memory_gb) as pool:
+    with worker_pool(min(workers or os.cpu_count() or 1, len(tasks)), 1, memory_gb=memory_gb) as pool:
         futures: dict[Any, Key] = {
             pool.schedule(f, args=args, timeout=timeout_s): key for key, (f, args) in tasks.items()
         }
@@ -50,20 +48,6 @@ def run_isolated(
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 yield futures[future], _outcome(future, timeout_s, memory_gb)
-
-
-def _limit_memory(gigabytes: float | None) -> None:
-    """Hold this process to so much memory of its own; a decoder that asks for more is told that there is none.
-
-    A header of a few bytes can announce a picture of many gigabytes. The limit is on written memory (RLIMIT_DATA), not
-    on addresses (RLIMIT_AS): libraries reserve many more of those than they use.
-    """
-    if gigabytes is not None and sys.platform == "linux":
-        limit = int(gigabytes * 2**30)
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _outcome(future: Any, timeout_s: float, memory_gb: float | None) -> Any:

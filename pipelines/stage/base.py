@@ -16,7 +16,11 @@ import pyarrow as pa
 from platformdirs import user_cache_path
 from pydantic import BaseModel, Field
 
+from models.machine import machine_memory
 from pipelines.store import TABLES, DeltaStore, TableSpec
+
+# Networks, threads and buffers of the default stages take 1.9 GiB of what the limit counts, of which 0.7 are used.
+_LEAST_SHARE_GB = 4.0
 
 
 class WorkerSettings(BaseModel):
@@ -26,6 +30,18 @@ class WorkerSettings(BaseModel):
     timeout_s: float | None = Field(
         7200, gt=0, description="Longest time for one video in one stage; past it the video is an error row"
     )
+    memory_gb: float | None = Field(
+        None,
+        ge=0,
+        description="Most memory of one worker, GiB, networks included; a video that wants more is an error row. By "
+        "default an equal share of the machine's memory, at least 4; 0 sets no limit",
+    )
+
+    def limit_gb(self, workers: int) -> float | None:
+        """GiB that each of so many workers may take; None without a limit."""
+        if self.memory_gb is None:
+            return max(_LEAST_SHARE_GB, machine_memory() / 2**30 / workers)
+        return self.memory_gb or None
 
 
 def digest(*parts: Any) -> str:

@@ -27,7 +27,7 @@ from pipelines.stage.base import Stage, VideoTask, WorkerSettings, scratch
 from pipelines.stage.plan import Plan, status_row
 from pipelines.store import DeltaStore
 from pipelines.store.errors import explain
-from pipelines.workers import SPAWN, worker_pool
+from pipelines.workers import SPAWN, out_of_memory, worker_pool
 
 _ADDED_BY_RUNNER = ("batch", "video_id", "fingerprint")
 # Rows that a killed run left are made anew when they are older: blobs that they name, and nothing else does, are
@@ -78,16 +78,17 @@ def annotate_missing(
     cores = os.cpu_count() or 1
     workers = min(settings.workers or cores, len(pending))
     threads = max(1, cores // workers)
+    memory_gb = settings.limit_gb(workers)
     ticks: Any = SPAWN.Queue()
     total = sum(r["num_frames"] or 0 for r in pending)
     with (
         _progress_thread(ticks, stage.name, len(pending), total, on_progress) as video_done,
-        worker_pool(workers, threads, _send_to, ticks) as pool,
+        worker_pool(workers, threads, _send_to, ticks, memory_gb=memory_gb) as pool,
     ):
         futures: dict[Future, dict[str, Any]] = {}
         for row in pending:
             target = staged_file(staging, row["video_id"], plan.fingerprints[row["video_id"]])
-            args = (stage, store, row, plan.fingerprints[row["video_id"]], target, threads)
+            args = (stage, store, row, plan.fingerprints[row["video_id"]], target, threads, memory_gb)
             futures[pool.schedule(_annotate_one, args=args, timeout=settings.timeout_s)] = row
         for future, row in futures.items():
             plan.status[row["video_id"]] = _result(future, row, plan, settings)
@@ -172,11 +173,19 @@ def _ready(pickled: bytes, threads: int) -> Stage:
 
 
 def _annotate_one(
-    stage: Stage, store: DeltaStore, row: dict[str, Any], fingerprint: str, target: Path, threads: int
+    stage: Stage,
+    store: DeltaStore,
+    row: dict[str, Any],
+    fingerprint: str,
+    target: Path,
+    threads: int,
+    memory_gb: float | None,
 ) -> dict[str, Any] | str | SetupFailure:
     try:
         ready = _ready(pickle.dumps(stage), threads)
     except Exception as e:
+        if memory_gb is not None and out_of_memory(e):
+            return SetupFailure(MemoryError(f"Stage {stage.name} cannot load its networks: {_too_much(memory_gb)}"))
         return SetupFailure(e)
     started = time.perf_counter()
     task = VideoTask(store, row, threads, lambda n: _ticks.put(n) if _ticks is not None else None)
@@ -200,8 +209,17 @@ def _annotate_one(
         return numbers
     except Exception as e:
         temporary.unlink(missing_ok=True)
+        if memory_gb is not None and out_of_memory(e):
+            return _too_much(memory_gb)
         better = explain(e, store.root, f"{ready.name} of video {row['video_id']}")
         return str(better) if better else f"{type(e).__name__}: {e}"
+
+
+def _too_much(memory_gb: float) -> str:
+    return (
+        f"Wants more than {memory_gb:.1f} GiB of memory in one worker: raise workers.memory_gb, or lower "
+        "workers.workers, which share the machine"
+    )
 
 
 def _complete(chunk: pa.RecordBatch, schema: pa.Schema, row: Mapping[str, Any], fingerprint: str) -> pa.RecordBatch:

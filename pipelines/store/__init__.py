@@ -4,8 +4,8 @@ No stage logic belongs here, and nothing outside this package opens a Delta tabl
 """
 
 from pipelines.store.blobs import BlobStore
-from pipelines.store.delta import Commit, DeltaStore
+from pipelines.store.delta import Commit, DeltaStore, Overtaken
 from pipelines.store.schemas import TableSpec
 from pipelines.store.tables import TABLES
 
-__all__ = ["TABLES", "BlobStore", "Commit", "DeltaStore", "TableSpec"]
+__all__ = ["TABLES", "BlobStore", "Commit", "DeltaStore", "Overtaken", "TableSpec"]

@@ -54,6 +54,10 @@ def lake_root() -> str:
     return root if "://" in root else str(Path(root).expanduser().resolve())
 
 
+class Overtaken(RuntimeError):
+    """Rows were made from a version of a table that is no longer the newest one."""
+
+
 @dataclass(frozen=True)
 class Commit:
     """Provenance written into every Delta commit.
@@ -234,6 +238,7 @@ class DeltaStore:
         rows: pa.Table | Callable[[], pa.RecordBatchReader],
         where: Mapping[str, str],
         commit: Commit,
+        since: int | None = None,
     ) -> int:
         """Replace exactly the rows that match `where` (partition columns) by `rows`; returns the new version.
 
@@ -245,9 +250,12 @@ class DeltaStore:
                 opened anew for each try, so memory does not grow with the rows.
             where: Partition column -> value; must name the partition columns.
             commit: Provenance for the commit's metadata.
+            since: Version of the table that the rows were made from, where they only hold if nobody wrote since. Of
+                two that write the same partition from one version, one is told; writers of others may pass unseen.
 
         Raises:
             ValueError: `where` does not name the partition columns, or a row lies outside of it.
+            Overtaken: Somebody wrote the table after version `since`.
             CommitFailedError: Still in conflict after five tries.
             LakeError: The disk is full, or the store does not answer; the rows are those of before.
         """
@@ -269,6 +277,8 @@ class DeltaStore:
         )
         def write() -> int:
             table = self._current(spec)
+            if since is not None and table.version() != since:
+                raise Overtaken(f"Table {spec.name} was written meanwhile: run again")
             data = rows.select(spec.schema.names) if isinstance(rows, pa.Table) else rows()
             data = data.cast(_without_comments(spec.schema))
             write_deltalake(table, data, mode="overwrite", predicate=predicate(where), commit_properties=properties)

@@ -287,7 +287,12 @@ PROMOTIONS = TableSpec(
     "A decision about which checkpoint is the current one; rows are only ever added",
     pa.schema(
         [
-            column("decision_id", pa.string(), "Digest of the decision", nullable=False),
+            column(
+                "decision_id",
+                pa.string(),
+                "Digest of the sequence number: no two decisions take the same place",
+                nullable=False,
+            ),
             column("sequence", pa.int64(), "Number of the decision, from 1", nullable=False),
             column("kind", pa.string(), "promoted, kept (the candidate was refused) or rolled_back", nullable=False),
             column("checkpoint_id", pa.string(), "Checkpoint the decision is about", nullable=False),

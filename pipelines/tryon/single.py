@@ -19,6 +19,7 @@ from typing import Any
 import av
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
+from PIL import Image
 
 from models.itryon.losses import ActionSpan
 from pipelines.clips.garments import garment_photo
@@ -26,6 +27,8 @@ from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.garments import read_photo
 from pipelines.ingest.landing import land
 from pipelines.ingest.manifest import MANIFEST
+from pipelines.ingest.settings import IngestSettings
+from pipelines.ingest.workers import WorkerFailure, run_isolated
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings, digest
 from pipelines.stage.pool import Progress
@@ -145,15 +148,31 @@ def _check_files(
             raise FileNotFoundError(f"There is no file {path}")
     if category not in GARMENT_CATEGORIES:
         raise CannotDress(f"There is no category {category!r}: {', '.join(GARMENT_CATEGORIES)}")
+    limits = IngestSettings()
+    # In processes of their own: these are anybody's files, and may crash or stall what reads them.
+    checks = {"video": (_probed, (video,)), "garment": (_photo_problem, (garment,))}
+    seen = dict(run_isolated(checks, 2, limits.timeout_s, limits.memory_gb))
+    for path, found in ((video, seen["video"]), (garment, seen["garment"])):
+        problem = found.reason if isinstance(found, WorkerFailure) else found
+        if isinstance(problem, str):
+            raise CannotDress(f"{path.name} cannot be used: {problem}")
+    info: VideoInfo = seen["video"]
+    return None if spans_s is None else [_in_frames(s, info) for s in spans_s]
+
+
+def _probed(video: Path) -> VideoInfo | str:
     try:
-        info = probe(video)
+        return probe(video)
     except VideoError as error:
-        raise CannotDress(f"{video.name} cannot be used: {error}") from error
+        return str(error)
+
+
+def _photo_problem(garment: Path) -> str | None:
     try:
         read_photo(str(garment))
-    except (OSError, ValueError) as error:
-        raise CannotDress(f"{garment.name} cannot be used: {error}") from error
-    return None if spans_s is None else [_in_frames(s, info) for s in spans_s]
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+        return str(error)
+    return None
 
 
 def _annotate(

@@ -107,6 +107,40 @@ def test_alerts_name_what_is_wrong(lake: DeltaStore):
         assert result.passed and "kappa 0.80; 2 of 2" in result.description
 
 
+def test_a_batch_that_failed_is_told_once_and_again_when_it_is_mended(lake: DeltaStore):
+    """Ticks as the daemon makes them: the cursor goes on, and each request is one run of the check."""
+    defs = build_defs({"lake": LakeResource(root=lake.root)})
+    sensor = next(s for s in defs.sensors if s.name == "failed_batches")
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = None
+
+        def tick() -> list[dg.RunRequest]:
+            nonlocal cursor
+            context = dg.build_sensor_context(instance, cursor, resources={"lake": LakeResource(root=lake.root)})
+            data = sensor.evaluate_tick(context)
+            cursor = data.cursor or cursor
+            return data.run_requests
+
+        assert tick() == [] and tick() == []
+        video = {"batch": "b1", "video_id": "v", "source_path": "v.mp4", "status": "ok", "fingerprint": "f"}
+        lake.replace(VIDEOS, pa.Table.from_pylist([video], VIDEOS.schema), {"batch": "b1"}, Commit())
+        assert tick() == [], "not annotated yet is no failure"
+        status = {"batch": "b1", "video_id": "v", "stage": "pose"}
+        passed, keys = [], []
+        for change in ({"status": "error", "reason": "nobody in it"}, {"status": "ok"}):
+            write_status(lake, status | change)
+            (request,) = tick()
+            keys.append(request.run_key)
+            assert tick() == [], "one cause, one run"
+            result = defs.resolve_job_def("alerts").execute_in_process(instance=instance)
+            (evaluation,) = result.get_asset_check_evaluations()
+            assert evaluation.check_name == "no_batch_left_behind" and result.success
+            passed.append(evaluation.passed)
+        assert passed == [False, True] and len(set(keys)) == 2
+        assert not result.asset_materializations_for_node("training_set")
+
+
 def write_status(store: DeltaStore, row: dict) -> None:
     defaults = {"rows": 0, "frames": 0, "seconds": 0.0, "model_seconds": 0.0, "fingerprint": "f", "run_id": ""}
     where = {k: row[k] for k in STAGE_STATUS.partition_by}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,25 @@ def values_of(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, list):
         return [pair for v in value for pair in (values_of(v) if isinstance(v, dict | list) else [("", v)])]
     return []
+
+
+def test_the_file_is_valid_by_the_compose_specification(compose):
+    """With its variables filled in, by a parser that knows the specification; and the parser finds mistakes."""
+    compose_spec = pytest.importorskip(
+        "compose_spec", reason="the extra `dev` is not installed: it brings compose-spec"
+    )
+
+    def check(changed: dict[str, Any]) -> list[str]:
+        text = VARIABLE.sub(lambda m: (m[2] or ":?")[2:] if (m[2] or "").startswith(":-") else "1", json.dumps(changed))
+        parsed = compose_spec.PyCompose.from_json(text)
+        parsed.validate()
+        return parsed.service_names()
+
+    assert set(check(compose)) == set(compose["services"])
+    web = compose["services"]["web"]
+    for wrong in ({"healthchek": {}}, {"ports": ["127.0.0.1:x:y"]}, {"depends_on": {"code": {"condition": "well"}}}):
+        with pytest.raises(ValueError):
+            check(compose | {"services": compose["services"] | {"web": web | wrong}})
 
 
 def test_ports_are_published_on_loopback_only(compose):
@@ -166,6 +187,59 @@ def test_the_charts_values_hold_no_secret_and_open_nothing(values):
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP" and not values["ingress"]["enabled"]
 
 
+def test_the_values_fit_the_charts_schema(values):
+    """`ITRYON_CHART=FOLDER pytest tests/deploy -k schema` after `helm pull --untar dagster/dagster`."""
+    if not (folder := os.environ.get("ITRYON_CHART")):
+        pytest.skip("Dagster's chart ships in no package: ITRYON_CHART names a folder with its values.schema.json")
+    jsonschema = pytest.importorskip("jsonschema", reason="the extra `dev` is not installed: it brings jsonschema")
+    schema = json.loads((Path(folder) / "values.schema.json").read_text())
+    own = yaml.safe_load((Path(folder) / "values.yaml").read_text())
+    validator = jsonschema.Draft7Validator(without_remote(schema))
+    # As helm does it: over the chart's own values. Keys that neither knows are mistyped.
+    assert not [f"{e.json_path}: {e.message}" for e in validator.iter_errors(merged(own, values))]
+    free = ("additionalInstanceConfig", "runLauncher", "dagster-user-deployments")
+    assert not [k for k in keys_of({k: v for k, v in values.items() if k not in free}) if k not in keys_of(own)]
+
+
+def without_remote(schema: Any) -> Any:
+    """The schema without what is described elsewhere on the net: Kubernetes' own objects."""
+    if isinstance(schema, list):
+        return [without_remote(part) for part in schema]
+    if not isinstance(schema, dict) or str(schema.get("$ref", "")).startswith("http"):
+        return {} if isinstance(schema, dict) else schema
+    return {key: without_remote(part) for key, part in schema.items()}
+
+
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Dictionaries one over the other, at all depths."""
+    both = {k for k in under.keys() & over.keys() if isinstance(under[k], dict) and isinstance(over[k], dict)}
+    return under | over | {k: merged(under[k], over[k]) for k in both}
+
+
+def keys_of(value: dict[str, Any], path: str = "") -> set[str]:
+    """Paths of all keys."""
+    found = set()
+    for key, inner in value.items():
+        found |= {f"{path}.{key}"} | (keys_of(inner, f"{path}.{key}") if isinstance(inner, dict) else set())
+    return found
+
+
+def test_every_secret_that_the_values_name_is_made_in_the_readme(values):
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    named = {values["global"]["postgresqlSecretName"]} | {s["name"] for s in deployment["envSecrets"]}
+    made = set(re.findall(r"secret generic (\S+)", (DEPLOY / "README.md").read_text()))
+    assert named == made and len(named) == 3
+
+
+def test_training_in_a_pod_is_told_to_need_a_shared_folder(values):
+    """The values put the lake into an object store, which the trainer's launchers for clusters refuse."""
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    (lake,) = [e["value"] for e in deployment["env"] if e["name"] == "ITRYON_LAKE"]
+    assert "://" in lake
+    for page in (DEPLOY / "README.md", REPOSITORY / "docs" / "scale.md"):
+        assert re.search(r"`pipes: \{backend: kubernetes\}`\s+(is refused|refuses)", page.read_text()), page
+
+
 def test_runs_get_what_the_code_location_has(values, compose):
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     assert deployment["includeConfigInLaunchedRuns"]["enabled"]
@@ -174,9 +248,6 @@ def test_runs_get_what_the_code_location_has(values, compose):
     assert deployment["dagsterApiGrpcArgs"][:2] == ["--module-name", module]
     names = {v["name"] for v in deployment["volumes"]}
     assert {m["name"] for m in deployment["volumeMounts"]} == names
-    readme = (DEPLOY / "README.md").read_text()
-    for secret in (values["global"]["postgresqlSecretName"], "itryon-store"):
-        assert f"secret generic {secret}" in readme
     uid = int(re.search(r"--uid (\d+)", (DEPLOY / "Dockerfile").read_text())[1])
     run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["containerConfig"]["securityContext"]
     assert run["runAsUser"] == deployment["securityContext"]["runAsUser"] == uid

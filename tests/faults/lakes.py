@@ -27,6 +27,7 @@ FRAMES = 17
 # When a row was written, by which run and how fast: what two runs with the same rows differ in.
 VOLATILE = {
     "created_at",
+    "promoted_at",
     "trained_at",
     "run_id",
     "seconds",

@@ -74,7 +74,7 @@ def test_an_object_store_in_trouble(tmp_path: Path):
 @pytest.mark.slow
 def test_two_runs_of_a_batch_at_once(tmp_path: Path):
     with races.session(tmp_path / "races", 1) as run:
-        for case in chosen(races.cases(1, None), "2 runs, 0.05 s"):
+        for case in chosen(races.cases(1, None), "2 runs, 0.05 s", "a promotion and a rollback"):
             run(case)
 
 

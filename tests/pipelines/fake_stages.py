@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from pipelines.arrays import record_batch
 from pipelines.stage import Stage, VideoTask
-from pipelines.store.schemas import AGNOSTIC_MASKS, POSE
+from pipelines.store.schemas import AGNOSTIC_MASKS, CLIPS, POSE
 
 
 class FakeSettings(BaseModel):
@@ -24,6 +24,7 @@ class FakePose(Stage):
 
     name = "pose"
     code_version = "1"
+    offset = 0.0
 
     def setup(self, threads: int) -> None:
         if self.settings.shift < 0:
@@ -38,13 +39,15 @@ class FakePose(Stage):
             raise ValueError("no person in the video")
         if "crash" in name:
             os._exit(9)
+        if "huge" in name:
+            np.ones(3 << 30, np.uint8)
         if "hang" in name:
             time.sleep(60)
         frames = np.arange(task.row["num_frames"])
         for part in np.array_split(frames, 3):
             time.sleep(self.settings.delay_s)
             with task.inference():
-                score = part / 10 + self.settings.shift
+                score = part / 10 + self.settings.shift + self.offset
             task.advance(len(part))
             columns = {
                 "frame": part,
@@ -87,5 +90,39 @@ class WeighedPose(FakePose):
 
     net = "net 1"
 
+    @property
+    def offset(self) -> float:
+        """What other weights change in the rows."""
+        return float(self.net.split()[-1])
+
     def weights(self) -> dict[str, str]:
         return {"net": self.net}
+
+
+class FakeClips(Stage):
+    """One clip a video, whose latents are the areas of its masks."""
+
+    name = "clips"
+    code_version = "1"
+    inputs = ("agnostic_masks",)
+    blob_columns = ("latents_uri", "text_uri")
+
+    def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
+        areas = task.rows("agnostic_masks", ["frame", "area_fraction"])["area_fraction"].to_pylist()
+        row = {
+            "clip_id": f"{task.video_id}-0",
+            "start_frame": 0,
+            "num_frames": 5,
+            "bucket": "5x128x96",
+            "latents_uri": task.store.blobs.put_bytes(repr(areas).encode(), ".safetensors"),
+            "text_uri": task.store.blobs.put_bytes(b"text", ".safetensors"),
+            "action_mask": [0.0, 1.0],
+            "actions": ["adjust_hem"],
+            "global_caption": "A person adjusts the hem.",
+            "garment_id": "g",
+            "split": "train",
+            "encoder_digest": "e1",
+        }
+        names = [n for n in CLIPS.schema.names if n not in ("batch", "video_id", "fingerprint")]
+        schema = pa.schema([CLIPS.schema.field(n) for n in names])
+        yield pa.RecordBatch.from_pylist([{n: row.get(n) for n in names}], schema)

@@ -13,7 +13,6 @@ from pipelines.captions.spans import (
     drop_short,
     fill,
     frames_of,
-    merge_overlapping,
     runs,
     smooth,
     smoothed_runs,
@@ -67,13 +66,6 @@ def test_lengths_are_seconds():
 def test_a_rate_that_is_none_is_refused(fps):
     with pytest.raises(ValueError, match="frames a second"):
         frames_of(0.3, fps)
-
-
-@given(st.lists(span, max_size=8))
-def test_merged_spans_cover_the_same_frames_once(spans):
-    merged = merge_overlapping(spans)
-    np.testing.assert_array_equal(fill(merged, 100), fill(spans, 100))
-    assert merged == runs(fill(spans, 100))
 
 
 @given(span, span)

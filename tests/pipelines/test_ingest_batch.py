@@ -359,7 +359,7 @@ def die(*_: object) -> None:
 
 
 def test_a_worker_that_is_killed_while_it_starts_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.ingest.workers._limit_memory", die)
+    monkeypatch.setattr("pipelines.workers._start_worker", die)
     done = dict(run_isolated({"waits": (double, (21.0,))}, 1, 60.0))
     assert "died before they read it; the next run tries again" in done["waits"].reason
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ingest.landing import by_key, land, landing_batches, landing_root, scan, validate_batch
+from pipelines.ingest.landing import by_key, land, landing_root, scan, validate_batch
 from pipelines.store import DeltaStore
 
 
@@ -39,7 +39,7 @@ def test_landing_a_folder(source: Path, lake: DeltaStore) -> None:
     report = land(source, lake, "one")
     assert report.added == ["a.mp4", "deep/er/b.MOV", "notes.txt"] and not report.refused
     assert report.folder == landing_root(lake) / "one"
-    assert {f.path for f in landing_batches(lake)["one"]} == {*report.added, "manifest.jsonl"}
+    assert {f.path for f in scan(report.folder)} == {*report.added, "manifest.jsonl"}
     again = land(source, lake, "one")
     assert not again.added and again.unchanged == report.added
     assert not [p for p in report.folder.parent.iterdir() if p.name.startswith(".")]

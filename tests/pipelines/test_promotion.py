@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipelines.checkpoints.current import current_id, decisions
 from pipelines.checkpoints.train import CheckpointMissing, named_checkpoint
-from pipelines.evaluation.leaderboard import write_leaderboard
+from pipelines.evaluation import promotion
+from pipelines.evaluation.leaderboard import read_leaderboard, write_leaderboard
 from pipelines.evaluation.promotion import Measure, PromotionError, decide_promotion, promote, rollback
 from pipelines.store import DeltaStore
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
@@ -142,6 +143,30 @@ def test_decisions_are_added_and_the_last_one_counts(board: DeltaStore):
     assert [d["sequence"] for d in decisions(board)] == [1, 2, 3, 4, 5, 6]
     assert named_checkpoint(board, "current")["checkpoint_id"] == "b2"
     assert named_checkpoint(board, "latest")["checkpoint_id"] == "none"
+
+
+def test_who_decides_on_what_was_overtaken_decides_anew(board: DeltaStore, monkeypatch):
+    """A rollback comes between the look at the decisions and the commit of a promotion, and the other way round."""
+    promote(board, "a1")
+    promote(board, "b2")
+    real = promotion._record
+
+    def overtaken(decide):
+        def record(*arguments):
+            monkeypatch.setattr(promotion, "_record", real)
+            decide()
+            return real(*arguments)
+
+        monkeypatch.setattr(promotion, "_record", record)
+
+    overtaken(lambda: rollback(board))
+    decision, row = promote(board, "bad")
+    assert row["sequence"] == 4 and row["previous_checkpoint_id"] == "a1", "it is compared with what is current now"
+    assert set(decision.compared) == {"ISR", "ssim (corrected)"}
+    overtaken(lambda: rollback(board, "b2"))
+    assert rollback(board, "none")["previous_checkpoint_id"] == "b2"
+    assert [d["sequence"] for d in decisions(board)] == [1, 2, 3, 4, 5, 6]
+    assert [r["checkpoint_id"] for r in read_leaderboard(board) if r["is_current"]] == ["none"]
 
 
 def test_a_rollback_goes_down_the_stack_and_stays(board: DeltaStore):

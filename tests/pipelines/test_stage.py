@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.checks import check_stage
 from pipelines.stage import WorkerSettings, run_stage
-from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import AGNOSTIC_MASKS, POSE, STAGE_STATUS, VIDEOS
-from tests.pipelines.fake_stages import FakeMasks, FakePose, FakeSettings
+from pipelines.store import BlobStore, Commit, DeltaStore
+from pipelines.store.schemas import AGNOSTIC_MASKS, CLIPS, POSE, STAGE_STATUS, VIDEOS
+from tests.pipelines.fake_stages import FakeClips, FakeMasks, FakePose, FakeSettings
 
 BATCH = "b1"
 
@@ -90,6 +90,23 @@ def test_bad_videos_are_rows_with_reasons_and_the_rest_goes_on(store):
     assert report.failures[bad] == "pose failed: ValueError: no person in the video"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_DATA")
+def test_a_video_that_wants_too_much_memory_is_a_row_with_the_setting(store):
+    good, huge = add_videos(store, "a.mp4", "huge.mp4")
+    settings = WorkerSettings(workers=1, memory_gb=1.5)
+    report = run_stage(FakePose(FakeSettings()), store, BATCH, settings=settings)
+    assert report.videos_ok == 1 and status(store)[good]["status"] == "ok"
+    assert "more than 1.5 GiB" in report.failures[huge] and "workers.memory_gb" in report.failures[huge]
+
+
+def test_workers_share_the_machine_unless_told(monkeypatch):
+    monkeypatch.setattr("pipelines.stage.base.machine_memory", lambda: 64 * 2**30)
+    assert WorkerSettings().limit_gb(4) == 16
+    assert WorkerSettings().limit_gb(64) == 4, "what the default networks need"
+    assert WorkerSettings(memory_gb=2).limit_gb(4) == 2
+    assert WorkerSettings(memory_gb=0).limit_gb(4) is None
+
+
 def test_a_second_run_does_only_what_is_missing(store, tmp_path, monkeypatch):
     log = tmp_path / "log"
     monkeypatch.setenv("FAKE_STAGE_LOG", str(log))
@@ -119,6 +136,34 @@ def test_a_second_run_does_only_what_is_missing(store, tmp_path, monkeypatch):
     assert Counted.take() == 0 and store.version(POSE) == version and idle.table_version == version
     changed = run(shift=1)
     assert Counted.take() == 2 and changed.data_version != third.data_version
+
+
+def test_a_run_with_nothing_to_do_touches_no_blob(store, monkeypatch):
+    """Whether they are there is asked, once for all of them; none is read, written, hashed or copied."""
+    add_videos(store, "a.mp4", "b.mp4")
+    stages = [FakePose(FakeSettings()), FakeMasks(FakeSettings()), FakeClips(FakeSettings())]
+    for stage in stages:
+        assert run_stage(stage, store, BATCH, settings=WorkerSettings(workers=1)).videos_ok == 2
+    uris = store.read(CLIPS, ["latents_uri"], {"batch": BATCH})["latents_uri"].to_pylist()
+    assert uris and all(map(store.blobs.exists, uris))
+    touching = ("put_bytes", "put_file", "read_bytes", "local_path", "verified_path", "verify", "_fetch", "_write")
+    calls: list[str] = []
+    for name in ("missing", *touching):
+        monkeypatch.setattr(BlobStore, name, counted(name, getattr(BlobStore, name), calls))
+    for stage in stages:
+        assert run_stage(stage, store, BATCH, settings=WorkerSettings(workers=1)).videos_reused == 2
+    assert calls == ["missing"] * len(stages)
+    # The counter counts.
+    store.blobs.read_bytes(uris[0])
+    assert "read_bytes" in calls
+
+
+def counted(name, method, calls):
+    def counting(*arguments, **named):
+        calls.append(name)
+        return method(*arguments, **named)
+
+    return counting
 
 
 def test_rows_of_other_settings_left_by_a_killed_run_are_not_taken_for_ours(store, monkeypatch):

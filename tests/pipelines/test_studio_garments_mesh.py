@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from pipelines.studio.garments import mesh
-from pipelines.studio.garments.sections import hull_radius, polar_map, ray_radius, section
+from pipelines.studio.garments.sections import PolarMap, hull_radius, ray_radius, section
 
 
 def test_splitting_keeps_area_and_leaves_no_face_across_the_line():
@@ -53,7 +53,8 @@ def test_sections_of_a_cylinder():
     want = 1 / np.sqrt((np.sin(at) / 0.3) ** 2 + (np.cos(at) / 0.2) ** 2)
     np.testing.assert_allclose(ray_radius(segments, at), want, rtol=1e-3)
     np.testing.assert_allclose(hull_radius(segments.reshape(-1, 2), at), want, rtol=1e-3)
-    table = polar_map(vertices, faces, np.linspace(0.1, 0.9, 5), np.zeros(5), 97)
+    around = ray_radius(segments, np.linspace(-np.pi, np.pi, 97))
+    table = PolarMap(np.linspace(0.1, 0.9, 5), np.zeros(5), np.stack([around] * 5))
     np.testing.assert_allclose(table.at(at, np.full(31, 0.37)), want, rtol=3e-3)
     spot = table.point(at, want, np.full(31, 0.5))
     np.testing.assert_allclose(table.polar(spot), (at, want), atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import av
@@ -130,6 +131,19 @@ def test_what_cannot_be_dressed_says_why(inputs, tmp_path):
     with pytest.raises(CannotDress, match=r"result\.mp4"):
         tryon_file(loaded, video, garment, tmp_path / "result.avi", lake, SETTINGS)
     assert not out.exists()
+
+
+def test_a_file_that_kills_what_reads_it_is_refused_and_the_caller_lives(inputs, tmp_path, monkeypatch):
+    video, garment, lake = inputs
+    for name, broken in (("_probed", video), ("_photo_problem", garment)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipelines.tryon.single.{name}", crash)
+            with pytest.raises(CannotDress, match=rf"{broken.name} cannot be used: The decoder crashed on it"):
+                tryon_file(tiny_pipeline(), video, garment, tmp_path / "result.mp4", lake, SETTINGS, workers=WORKERS)
+
+
+def crash(_: Path) -> None:
+    os._exit(9)
 
 
 def test_sound_that_mp4_cannot_hold_is_encoded(tmp_path):

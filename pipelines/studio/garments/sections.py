@@ -114,16 +114,3 @@ class PolarMap:
     def point(self, angle: np.ndarray, radius: np.ndarray, z: np.ndarray) -> np.ndarray:
         """(N, 3) from angle, distance and height."""
         return np.stack([radius * np.sin(angle), self.centre(z) - radius * np.cos(angle), z], -1)
-
-
-def polar_map(
-    vertices: np.ndarray, faces: np.ndarray, heights: np.ndarray, centre_y: np.ndarray, columns: int
-) -> PolarMap:
-    """A mesh as a `PolarMap` with that many columns; where a ray meets nothing its distance is 0."""
-    angles = np.linspace(-np.pi, np.pi, columns)
-    frame = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    rows = [
-        ray_radius(section(vertices, faces, np.array([0, y, z + 1e-6]), frame), angles)
-        for z, y in zip(heights, centre_y)
-    ]
-    return PolarMap(heights, centre_y, np.stack(rows))
