@@ -94,13 +94,14 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("This pipeline has no text encoder: pass prompt_embeds and action_embeds")
-        states, mask = encode_captions(self.tokenizer, self.text_encoder, captions, max_length)
+        device = self._execution_device
+        states, mask = encode_captions(self.tokenizer, self.text_encoder, captions, max_length, device)
         if states.shape[-1] != self.transformer.config.text_dim:
             raise ValueError(
                 f"The text encoder gives {states.shape[-1]} channels, the transformer reads "
                 f"{self.transformer.config.text_dim}: use MiniLM with the preset nano, UMT5 with 1.3b and 14b"
             )
-        return states.to(self._execution_device), mask.to(self._execution_device)
+        return states.to(device), mask.to(device)
 
     @torch.no_grad()
     def __call__(
