@@ -18,6 +18,7 @@ from models.itryon import conditioning
 from models.itryon.blend import blend_back
 from models.itryon.inputs import check_inputs
 from models.itryon.losses import ActionSpan, num_latent_frames, segments_per_latent
+from models.itryon.presets import WAN_WINDOW
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.itryon.windows import Crossfade, plan_windows
 from models.text.encode import EMPTY_CAPTION, encode_captions
@@ -48,6 +49,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         text_encoder: Text encoder whose width is the transformer's `text_dim`; None when embeddings are passed.
         tokenizer: Its tokenizer.
         num_frames: Frames of one window, 4n + 1.
+        sizes: Heights and widths in pixels that the transformer was trained at, for whoever prepares the frames.
         max_text_length: Tokens of the global caption.
         max_action_text_length: Tokens of an action caption.
     """
@@ -63,7 +65,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scheduler: FlowMatchEulerDiscreteScheduler,
         text_encoder: Any = None,
         tokenizer: Any = None,
-        num_frames: int = 81,
+        num_frames: int = WAN_WINDOW.num_frames,
+        sizes: Sequence[tuple[int, int]] = WAN_WINDOW.sizes,
         max_text_length: int = 64,
         max_action_text_length: int = 32,
     ):
@@ -73,7 +76,10 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             vae=vae, transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )
         self.register_to_config(
-            num_frames=num_frames, max_text_length=max_text_length, max_action_text_length=max_action_text_length
+            num_frames=num_frames,
+            sizes=[tuple(size) for size in sizes],
+            max_text_length=max_text_length,
+            max_action_text_length=max_action_text_length,
         )
         self._interrupt = False
 

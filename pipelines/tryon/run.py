@@ -16,12 +16,13 @@ from PIL import Image
 from models.itryon.blend import blend_back
 from models.itryon.conditioning import reference_image
 from models.itryon.losses import ActionSpan
+from models.itryon.tiling import set_tiling
 from models.itryon.windows import Crossfade, plan_windows
 from pipelines.arrays import decode_mask
 from pipelines.captions.rows import global_caption, interactions
 from pipelines.clips.conditions import window_frames
 from pipelines.clips.windows import nearest_size
-from pipelines.tryon.load import LoadedPipeline
+from pipelines.tryon.load import LoadedPipeline, resolved
 from pipelines.tryon.panels import garment_panel, side_by_side
 from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
 from pipelines.video import VideoInfo, VideoReader, VideoWriter
@@ -100,7 +101,8 @@ def tryon_video(
         Record of the run: spans, prompt, windows, size, seed, settings, digests of the model's parts.
 
     Raises:
-        ValueError: A span outside the video, nothing to repaint, no garment, or frames that the video does not have.
+        ValueError: A span outside the video, nothing to repaint, no garment, frames that the video does not have, or
+            tiling of an autoencoder without it.
         pipelines.video.VideoError: The file cannot be read.
     """
     if not garments:
@@ -115,10 +117,13 @@ def tryon_video(
         if not 0 <= span.start < span.end <= info.num_frames:
             raise ValueError(f"Span [{span.start}, {span.end}) lies outside the video's {info.num_frames} frames")
     prompt = global_caption(annotations.captions) or "" if prompt is None else prompt
+    settings = resolved(settings, loaded.pipe)
+    assert settings.sizes is not None and settings.num_frames is not None
     height, width = nearest_size(info.height, info.width, settings.sizes)
     masks = {r["frame"]: r for r in annotations.masks.select(["frame", "mask", "height", "width"]).to_pylist()}
     if not any(start <= f < start + total for f in masks):
         raise ValueError(f"There is no agnostic mask in frames {start} to {start + total}: nothing to repaint")
+    set_tiling(loaded.pipe.vae, settings.vae_tiling, height, width)
     references = [reference_image(g.image, height, width, g.mask) for g in garments]
     panel_height = min(settings.side_by_side_height, info.height) // 2 * 2
     shown_garment = garments[0].image.copy()
