@@ -363,6 +363,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scale = torch.full((len(self.transformer.config.vace_layers),), conditioning_scale, device=device, dtype=dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         noise = latents
+        # What a step cache kept of the window before says nothing about this one.
+        self.transformer._reset_stateful_cache()
         invariants = self.transformer.prepare_conditions(**inputs, attention_kwargs=attention_kwargs)
         for step, timestep in enumerate(self.scheduler.timesteps):
             if self._interrupt:

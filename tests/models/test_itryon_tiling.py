@@ -31,7 +31,7 @@ def test_tiles_are_on_exactly_when_asked_or_needed(tiling, height, width, expect
 def test_the_embedded_autoencoder_has_none():
     vae = load_nano_vae()
     assert not set_tiling(vae, "auto", 1280, 720) and not set_tiling(vae, "off", 64, 64)
-    with pytest.raises(ValueError, match="set vae_tiling to auto or off|Set vae_tiling to auto or off"):
+    with pytest.raises(ValueError, match="Set vae_tiling to auto or off"):
         set_tiling(vae, "on", 64, 64)
     with pytest.raises(ValueError, match="one of auto, on, off"):
         set_tiling(tiny_vae(), "maybe", 64, 64)
@@ -40,20 +40,19 @@ def test_the_embedded_autoencoder_has_none():
 def test_tiles_are_close_to_the_whole_frame():
     vae = tiny_vae()
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, 3, 3, 12, 16, generator=generator)
-    video = torch.nn.functional.interpolate(coarse, size=(5, 96, 128), mode="trilinear").clamp(-1, 1)
+    coarse = torch.randn(1, 3, 3, 12, 24, generator=generator)
+    video = torch.nn.functional.interpolate(coarse, size=(5, 96, 192), mode="trilinear").clamp(-1, 1)
     with torch.no_grad():
         whole = vae.encode(video).latent_dist.mode()
         picture = vae.decode(whole).sample
-        assert set_tiling(vae, "on", 96, 128)
+        assert set_tiling(vae, "on", 96, 192)
         assert torch.equal(vae.encode(video).latent_dist.mode(), whole), "one tile holds all of it"
-        vae.enable_tiling(64, 64, 48, 48)
+        vae.enable_tiling(96, 96, 48, 48)
         tiled = vae.encode(video).latent_dist.mode()
         again = vae.decode(whole).sample
-        assert not set_tiling(vae, "off", 96, 128)
+        assert not set_tiling(vae, "off", 96, 192)
         assert torch.equal(vae.decode(whole).sample, picture)
     for result, expected in ((tiled, whole), (again, picture)):
         assert result.shape == expected.shape and not torch.equal(result, expected)
-        ratio = (result - expected).abs().mean() / expected.std()
-        print(f"{ratio:.3f}")
-        assert ratio < 0.1
+        assert (result - expected).abs().mean() / expected.std() < 0.1
+        assert torch.corrcoef(torch.stack([result.flatten(), expected.flatten()]))[0, 1] > 0.99
