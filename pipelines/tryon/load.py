@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 
 from models.itryon.pipeline import ITryOnPipeline
@@ -53,7 +53,7 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
 
     Args:
         folder: A saved `ITryOnPipeline`, or a trainer's export (`transformer/` inside), or a transformer's folder.
-        settings: Device, arithmetic, offloading; window and schedule, where they shall not be the checkpoint's own.
+        settings: Device, arithmetic, offloading, cache; window and schedule where they are not the checkpoint's own.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -74,6 +74,8 @@ def load_pipeline(folder: str | Path, settings: TryOnSettings) -> LoadedPipeline
     own = {k: v for k in ("num_frames", "sizes") if (v := getattr(settings, k)) is not None}
     if own:
         pipe.register_to_config(**own)
+    if settings.cache == "first_block":
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=settings.cache_threshold))
     pipe.set_progress_bar_config(disable=True)
     if settings.offload == "model":
         pipe.enable_model_cpu_offload(device=device)

@@ -60,6 +60,14 @@ class TryOnSettings(BaseModel):
         description="Height and width that the model works at, pixels; the nearest in aspect ratio is taken. Null is "
         "the checkpoint's own: 128x96 and 96x128 of nano, 832x480 and 480x832 of 1.3b and 14b",
     )
+    cache: Literal["none", "first_block"] = Field(
+        "none",
+        description="first_block: skip the other blocks in steps in which the first one gives nearly what it gave "
+        "before; faster and not quite the same result, see docs/architecture.md",
+    )
+    cache_threshold: float = Field(
+        0.05, ge=0, description="Relative change of the first block up to which `first_block` skips; 0 skips nothing"
+    )
     blend_edge: float = Field(
         0.01, ge=0, le=0.2, description="Soft edge inside the mask, as a share of the frame's shorter side"
     )
