@@ -68,7 +68,7 @@ def measure(pipe: ITryOnPipeline, call: dict[str, Any]) -> tuple[np.ndarray, flo
     computed: list[int] = []
     hook = pipe.transformer.blocks[-1].ffn.register_forward_hook(lambda *_: computed.append(1))
     started = time.process_time()
-    frames = pipe(**call, generator=torch.Generator().manual_seed(0)).frames
+    (frames,) = pipe(**call, generator=torch.Generator().manual_seed(0), return_dict=False)
     hook.remove()
     return frames, time.process_time() - started, len(computed)
 

@@ -26,7 +26,8 @@ class Annotations:
 
     def of_frames(self, start: int, stop: int) -> Annotations:
         """The rows of frames [start, stop), and all captions."""
-        return Annotations(*(_between(t, start, stop) for t in (self.pose, self.masks, self.hands)), self.captions)
+        pose, masks, hands = (_between(t, start, stop) for t in (self.pose, self.masks, self.hands))
+        return Annotations(pose, masks, hands, self.captions)
 
     def has_mask(self, start: int, stop: int) -> bool:
         """Whether any of the frames [start, stop) has an agnostic mask."""
