@@ -18,6 +18,7 @@ from models.itryon import conditioning
 from models.itryon.blend import blend_back
 from models.itryon.inputs import check_inputs
 from models.itryon.losses import ActionSpan, num_latent_frames, segments_per_latent
+from models.itryon.presets import WAN_WINDOW
 from models.itryon.transformer import ITryOnTransformer3DModel
 from models.itryon.windows import Crossfade, plan_windows
 from models.text.encode import EMPTY_CAPTION, encode_captions
@@ -48,6 +49,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         text_encoder: Text encoder whose width is the transformer's `text_dim`; None when embeddings are passed.
         tokenizer: Its tokenizer.
         num_frames: Frames of one window, 4n + 1.
+        sizes: Heights and widths in pixels that the transformer was trained at, for whoever prepares the frames.
         max_text_length: Tokens of the global caption.
         max_action_text_length: Tokens of an action caption.
     """
@@ -63,7 +65,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scheduler: FlowMatchEulerDiscreteScheduler,
         text_encoder: Any = None,
         tokenizer: Any = None,
-        num_frames: int = 81,
+        num_frames: int = WAN_WINDOW.num_frames,
+        sizes: Sequence[tuple[int, int]] = WAN_WINDOW.sizes,
         max_text_length: int = 64,
         max_action_text_length: int = 32,
     ):
@@ -73,7 +76,10 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             vae=vae, transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )
         self.register_to_config(
-            num_frames=num_frames, max_text_length=max_text_length, max_action_text_length=max_action_text_length
+            num_frames=num_frames,
+            sizes=[tuple(size) for size in sizes],
+            max_text_length=max_text_length,
+            max_action_text_length=max_action_text_length,
         )
         self._interrupt = False
 
@@ -94,13 +100,14 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("This pipeline has no text encoder: pass prompt_embeds and action_embeds")
-        states, mask = encode_captions(self.tokenizer, self.text_encoder, captions, max_length)
+        device = self._execution_device
+        states, mask = encode_captions(self.tokenizer, self.text_encoder, captions, max_length, device)
         if states.shape[-1] != self.transformer.config.text_dim:
             raise ValueError(
                 f"The text encoder gives {states.shape[-1]} channels, the transformer reads "
                 f"{self.transformer.config.text_dim}: use MiniLM with the preset nano, UMT5 with 1.3b and 14b"
             )
-        return states.to(self._execution_device), mask.to(self._execution_device)
+        return states.to(device), mask.to(device)
 
     @torch.no_grad()
     def __call__(
@@ -356,6 +363,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scale = torch.full((len(self.transformer.config.vace_layers),), conditioning_scale, device=device, dtype=dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         noise = latents
+        # What a step cache kept of the window before says nothing about this one.
+        self.transformer._reset_stateful_cache()
         invariants = self.transformer.prepare_conditions(**inputs, attention_kwargs=attention_kwargs)
         for step, timestep in enumerate(self.scheduler.timesteps):
             if self._interrupt:

@@ -11,6 +11,7 @@ predicts clean latents. Its latents have the 32 channels of the nano autoencoder
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 _WAN = {
@@ -67,6 +68,25 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Preset name -> keyword arguments of `ITryOnTransformer3DModel`."""
+
+
+@dataclass(frozen=True)
+class ModelWindow:
+    """What a preset dresses at a time, unless its pipeline says otherwise.
+
+    Attributes:
+        num_frames: Frames of a window, 4n + 1.
+        sizes: Height and width in pixels; the one nearest in aspect ratio is taken.
+    """
+
+    num_frames: int
+    sizes: tuple[tuple[int, int], ...]
+
+
+NANO_WINDOW = ModelWindow(17, ((128, 96), (96, 128)))
+"""What the embedded checkpoint was trained at."""
+WAN_WINDOW = ModelWindow(81, ((832, 480), (480, 832)))
+"""What the public Wan2.1-VACE checkpoints of 1.3b and 14b were made for: 480p."""
 
 
 def preset(name: str) -> dict[str, Any]:

@@ -208,10 +208,20 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
             )
 
     def enable_cache(self, config: Any) -> None:
-        """Switch on one of diffusers' step caches; hints are added inside the blocks, so skipping blocks is right."""
+        """Switch on a step cache of diffusers: `FirstBlockCacheConfig`, exact at threshold 0 and lossy above.
+
+        Raises:
+            ValueError: Another cache; the message says why.
+        """
         # Registered here and not at import: the registry pulls in every transformer of diffusers.
+        from diffusers import FirstBlockCacheConfig
         from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 
+        if not isinstance(config, FirstBlockCacheConfig):
+            raise ValueError(
+                f"{type(config).__name__} is not measured on this model or does not fit it: captions are projected "
+                "once for all steps and guidance is one batch. FirstBlockCacheConfig works, see docs/architecture.md"
+            )
         TransformerBlockRegistry.register(
             ITryOnTransformerBlock,
             TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),

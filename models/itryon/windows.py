@@ -7,6 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
+TEMPORAL_FACTOR = 4
+"""Frames of a latent frame; the first one of a window stands alone."""
+
 
 def plan_windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
     """Windows [start, stop) that cover `num_frames` frames, each `window` long and overlapping by at least `overlap`.
@@ -64,13 +67,17 @@ class Crossfade:
 def seam_ratio(frames: np.ndarray, masks: np.ndarray, windows: Sequence[tuple[int, int]]) -> float:
     """How much more neighbouring frames differ where windows meet than elsewhere, inside the mask; 1 is no seam.
 
+    The autoencoder makes four frames of a latent one, and neighbours from different latent frames differ more wherever
+    they are. Each change is therefore compared with those of its kind: across latent frames, or within one.
+
     Args:
         frames: Joined result, (F, H, W, 3) uint8.
         masks: Where it is generated, (F, H, W), nonzero inside.
         windows: What `plan_windows` gave.
 
     Returns:
-        Mean absolute difference of neighbouring frames in and at the ends of overlaps, over that of the other frames.
+        Mean absolute difference of neighbouring frames in and at the ends of overlaps, over what changes of the same
+        kinds come to elsewhere.
 
     Raises:
         ValueError: There is a single window, or nothing but overlaps.
@@ -83,4 +90,11 @@ def seam_ratio(frames: np.ndarray, masks: np.ndarray, windows: Sequence[tuple[in
         meets[max(0, start - 1) : end] = True
     if not meets.any() or meets.all():
         raise ValueError("A seam is measured against frames between seams: use more frames than one window has")
-    return float(change[meets].mean() / change[~meets].mean())
+    across = np.zeros(len(change), bool)
+    for start, end in windows:
+        across[start : end - 1 : TEMPORAL_FACTOR] = True
+    expected = np.full(len(change), change[~meets].mean())
+    for kind in (across, ~across):
+        if (kind & ~meets).any():
+            expected[kind] = change[kind & ~meets].mean()
+    return float(change[meets].mean() / expected[meets].mean())

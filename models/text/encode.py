@@ -13,7 +13,11 @@ EMPTY_CAPTION = ""
 
 @torch.no_grad()
 def encode_captions(
-    tokenizer: Any, model: Any, captions: Sequence[str], max_length: int
+    tokenizer: Any,
+    model: Any,
+    captions: Sequence[str],
+    max_length: int,
+    device: torch.device | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token embeddings of captions, padded with zeros to a fixed length.
 
@@ -32,7 +36,7 @@ def encode_captions(
     texts = [" ".join(c.split()) for c in captions]
     tokens = tokenizer(texts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
     mask = tokens["attention_mask"]
-    device = next(model.parameters()).device
+    device = next(model.parameters()).device if device is None else device
     # Positions beyond the longest caption are zeroed anyway: not computed at all.
     longest = int(mask.sum(1).max())
     states = model(

@@ -17,6 +17,7 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -59,6 +60,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.basis = nn.Parameter(torch.zeros(z_dim, VALUES), requires_grad=False)
         self.decoder = nn.Parameter(torch.zeros(VALUES, z_dim, 3, 3), requires_grad=False)
 
+    # The hooks that offloading hangs on `forward`, which this model does not have.
+    @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Latents of a video.
 
@@ -78,6 +81,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         distribution = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
+    @apply_forward_hook
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:
         """Video (B, 3, 4n + 1, 8h, 8w), clamped to -1 to 1, of latents (B, z_dim, n + 1, h, w)."""
         batch, _, frames, rows, columns = z.shape

@@ -110,6 +110,7 @@ def write_card(facts: CardFacts, folder: Path) -> Path:
         version=version("itryon-pipeline"),
         buckets=_buckets(facts.parts),
         encoders=_encoders(json.loads((folder / "transformer" / "config.json").read_text())),
+        sizes=_sizes(facts.parts),
         arguments=_arguments(facts),
         sources=len({v.video_id for v in facts.evaluation.videos}),
         paired=sum(v.paired for v in facts.evaluation.videos if v.reason is None),
@@ -187,6 +188,11 @@ def _buckets(parts: list[BatchPart]) -> list[tuple[int, int, int]]:
     return sorted((f, h, w) for f, h, w in found)
 
 
+def _sizes(parts: list[BatchPart]) -> list[tuple[int, int]]:
+    """Height and width of the training clips, the tallest first."""
+    return sorted({(h, w) for _, h, w in _buckets(parts)}, reverse=True)
+
+
 def _encoders(config: dict[str, Any]) -> str:
     """Whose autoencoder and text encoder fit a transformer: `embedded`, `wan`, or nobody's that is known here."""
     for name, encoders in (("nano", "embedded"), ("1.3b", "wan")):
@@ -199,7 +205,7 @@ def _arguments(facts: CardFacts) -> str:
     """Of `TryOnSettings`, those that the training decides, as they are written in a call."""
     values: dict[str, Any] = {}
     if buckets := _buckets(facts.parts):
-        values = {"num_frames": buckets[-1][0], "sizes": sorted({(h, w) for _, h, w in buckets}, reverse=True)}
+        values = {"num_frames": buckets[-1][0], "sizes": _sizes(facts.parts)}
     values["flow_shift"] = facts.training["config"]["flow_shift"]
     return ", ".join(f"{k}={v!r}" for k, v in values.items())
 

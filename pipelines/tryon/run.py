@@ -16,12 +16,14 @@ from PIL import Image
 from models.itryon.blend import blend_back
 from models.itryon.conditioning import reference_image
 from models.itryon.losses import ActionSpan
+from models.itryon.tiling import set_tiling
 from models.itryon.windows import Crossfade, plan_windows
 from pipelines.arrays import decode_mask
 from pipelines.captions.rows import global_caption, interactions
 from pipelines.clips.conditions import window_frames
 from pipelines.clips.windows import nearest_size
-from pipelines.tryon.load import LoadedPipeline
+from pipelines.tryon.annotations import Annotations, StoredAnnotations
+from pipelines.tryon.load import LoadedPipeline, resolved
 from pipelines.tryon.panels import garment_panel, side_by_side
 from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
 from pipelines.video import VideoInfo, VideoReader, VideoWriter
@@ -45,16 +47,6 @@ class Garment:
     garment_id: str = ""
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """One video's rows of the annotation tables."""
-
-    pose: pa.Table
-    masks: pa.Table
-    hands: pa.Table
-    captions: pa.Table
-
-
 def spans_of(captions: pa.Table) -> list[ActionSpan]:
     """Interactions among rows of `captions`, in time order."""
     return [ActionSpan(r["start_frame"], r["end_frame"], r["text"]) for r in interactions(captions)]
@@ -64,7 +56,7 @@ def tryon_video(
     loaded: LoadedPipeline,
     video_path: str | os.PathLike[str],
     garments: Sequence[Garment],
-    annotations: Annotations,
+    annotations: Annotations | StoredAnnotations,
     output: str | os.PathLike[str],
     settings: TryOnSettings,
     *,
@@ -100,7 +92,8 @@ def tryon_video(
         Record of the run: spans, prompt, windows, size, seed, settings, digests of the model's parts.
 
     Raises:
-        ValueError: A span outside the video, nothing to repaint, no garment, or frames that the video does not have.
+        ValueError: A span outside the video, nothing to repaint, no garment, frames that the video does not have, or
+            tiling of an autoencoder without it.
         pipelines.video.VideoError: The file cannot be read.
     """
     if not garments:
@@ -115,10 +108,12 @@ def tryon_video(
         if not 0 <= span.start < span.end <= info.num_frames:
             raise ValueError(f"Span [{span.start}, {span.end}) lies outside the video's {info.num_frames} frames")
     prompt = global_caption(annotations.captions) or "" if prompt is None else prompt
+    settings = resolved(settings, loaded.pipe)
+    assert settings.sizes is not None and settings.num_frames is not None
     height, width = nearest_size(info.height, info.width, settings.sizes)
-    masks = {r["frame"]: r for r in annotations.masks.select(["frame", "mask", "height", "width"]).to_pylist()}
-    if not any(start <= f < start + total for f in masks):
+    if not annotations.has_mask(start, start + total):
         raise ValueError(f"There is no agnostic mask in frames {start} to {start + total}: nothing to repaint")
+    set_tiling(loaded.pipe.vae, settings.vae_tiling, height, width)
     references = [reference_image(g.image, height, width, g.mask) for g in garments]
     panel_height = min(settings.side_by_side_height, info.height) // 2 * 2
     shown_garment = garments[0].image.copy()
@@ -129,7 +124,9 @@ def tryon_video(
     windows = plan_windows(total, settings.num_frames, min(settings.overlap_frames, settings.num_frames - 1))
     generator = torch.Generator().manual_seed(settings.seed)
     edge = settings.blend_edge * min(info.height, info.width)
+    # Of the frames that are made and not yet written.
     agnostic: dict[int, np.ndarray] = {}
+    masks: dict[int, dict[str, Any]] = {}
     fade = Crossfade()
     shown = set(np.linspace(0, total - 1, min(total, SHEET_ROWS)).round().astype(int).tolist())
     sheet: list[np.ndarray] = []
@@ -154,7 +151,7 @@ def tryon_video(
             if frame is None:
                 raise ValueError(f"The video ends at frame {start + written}, before its {info.num_frames} frames")
             drawn = agnostic.pop(frame.index)
-            row = masks.get(frame.index)
+            row = masks.pop(frame.index, None)
             result = frame.rgb
             if row is not None:
                 mask = decode_mask(row["mask"], row["height"], row["width"])
@@ -172,19 +169,21 @@ def tryon_video(
             written += 1
 
         for number, (begin, end) in enumerate(windows):
+            rows = annotations.of_frames(start + begin, start + end)
             conditions = window_frames(
                 video_path,
                 start + begin,
                 end - begin,
                 height,
                 width,
-                pose=annotations.pose,
-                masks=annotations.masks,
-                hands=annotations.hands,
+                pose=rows.pose,
+                masks=rows.masks,
+                hands=rows.hands,
                 pad=True,
             )
             box = conditions.letterbox
             agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
+            masks |= {r["frame"]: r for r in rows.masks.select(["frame", "mask", "height", "width"]).to_pylist()}
             offset = start + begin
             previous = None
             if made is not None and begin < windows[number - 1][1]:

@@ -74,26 +74,6 @@ def test_the_scheduler_can_be_replaced(pipe, steps):
     assert torch.equal(latents(pipe, num_inference_steps=steps), multistep)
 
 
-def test_modules_are_moved_in_order_and_also_for_preparing(pipe):
-    """Offloading by accelerate's hooks, watched without a second device."""
-    moved = []
-
-    class Hook:
-        def __init__(self, name):
-            self.name = name
-
-        def pre_forward(self, module, *args, **kwargs):
-            moved.append(self.name)
-            return args, kwargs
-
-    assert ITryOnPipeline.model_cpu_offload_seq == "text_encoder->transformer->vae"
-    pipe.transformer._hf_hook = Hook("transformer")
-    prepared = []
-    pipe.transformer.guider.register_forward_pre_hook(lambda *_: prepared.append(list(moved)))
-    latents(pipe)
-    assert prepared == [["transformer"]], "the transformer is on its device before conditions are prepared"
-
-
 def test_progress_counts_every_step_of_every_window(pipe, capsys):
     pipe.set_progress_bar_config(disable=False)
     call = inputs(12) | {"num_inference_steps": 2, "actions": [], "overlap": 1}

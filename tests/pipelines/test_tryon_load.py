@@ -76,3 +76,11 @@ def test_a_transformer_that_minilm_cannot_serve_is_refused(tmp_path):
         load_pipeline(tmp_path, TryOnSettings())
     with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
         load_pipeline(tmp_path / "nothing", TryOnSettings())
+
+
+def test_a_step_cache_is_opt_in(tmp_path):
+    tiny_pipeline().pipe.save_pretrained(tmp_path)
+    assert not load_pipeline(tmp_path, TryOnSettings(device="cpu")).pipe.transformer.is_cache_enabled
+    settings = TryOnSettings(device="cpu", cache="first_block", cache_threshold=0.1)
+    transformer = load_pipeline(tmp_path, settings).pipe.transformer
+    assert transformer.is_cache_enabled and transformer._cache_config.threshold == 0.1

@@ -90,7 +90,8 @@ def scene_annotations() -> Annotations:
     )
 
 
-def tiny_pipeline() -> LoadedPipeline:
+def bert_parts() -> tuple[BertModel, PreTrainedTokenizerFast]:
+    """A tiny text encoder of MiniLM's class with a tokenizer of few words."""
     vocabulary = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "zip", "up", "a", "person"))}
     words = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
@@ -104,13 +105,11 @@ def tiny_pipeline() -> LoadedPipeline:
         intermediate_size=16,
         max_position_embeddings=64,
     )
-    pipe = ITryOnPipeline(
-        tiny_vae(),
-        trained(tiny_model()),
-        FlowMatchEulerDiscreteScheduler(),
-        BertModel(config).eval(),
-        PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]"),
-        num_frames=5,
-    )
+    return BertModel(config).eval(), PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+
+
+def tiny_pipeline() -> LoadedPipeline:
+    text = bert_parts()
+    pipe = ITryOnPipeline(tiny_vae(), trained(tiny_model()), FlowMatchEulerDiscreteScheduler(), *text, num_frames=5)
     pipe.set_progress_bar_config(disable=True)
     return LoadedPipeline(pipe, {"vae": "tiny"})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.itryon.presets import NANO_WINDOW
 from models.judges.base import Judge, JudgeRequest, Sampling, Verdict
 from pipelines.evaluation.evidence import AnnotatedSource
 from pipelines.evaluation.isr import contact_reader, make_judge
@@ -21,7 +22,6 @@ from pipelines.evaluation.settings import IsrSettings
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.clock import later_than
 from pipelines.store.studio_schemas import JUDGE_CASES, JUDGE_REPORTS
-from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoReader, VideoWriter
 
 ALL = "all"
@@ -213,7 +213,7 @@ def look_like(path: Path, look: Pictures, work: Path) -> Path:
     with VideoReader(path) as reader:
         fps = reader.info.fps
         video = np.stack([f.rgb for f in reader.frames()])
-    video = through_autoencoder(load_nano_vae(), video, TryOnSettings().sizes)
+    video = through_autoencoder(load_nano_vae(), video, NANO_WINDOW.sizes)
     with VideoWriter(out, fps=fps, width=video.shape[2], height=video.shape[1]) as writer:
         for frame in video:
             writer.write(frame)
