@@ -10,15 +10,10 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import av
-from av.container import InputContainer, OutputContainer
-from av.stream import Stream
 
 from models.itryon.losses import ActionSpan
 from pipelines.clips.garments import garment_photo
@@ -38,9 +33,8 @@ from pipelines.tryon.batch import annotations_of
 from pipelines.tryon.load import LoadedPipeline
 from pipelines.tryon.run import Garment, tryon_video
 from pipelines.tryon.settings import NEEDED, TryOnSettings
+from pipelines.tryon.sound import with_sound_of
 from pipelines.video import VideoError, VideoInfo, probe
-
-_SOUND_OF_MP4 = frozenset({"aac", "mp3", "ac3", "opus", "alac"})
 
 
 class CannotDress(ValueError):
@@ -207,41 +201,3 @@ def _in_frames(span: tuple[float, float, str], video: VideoInfo) -> ActionSpan:
         )
     start = round(start_s * video.fps)
     return ActionSpan(start, min(video.num_frames, max(start + 1, round(end_s * video.fps))), text)
-
-
-def with_sound_of(picture: Path, source: Path, output: Path) -> Path:
-    """A video with the picture of one file and the first sound track of another, neither of them encoded again.
-
-    Sound that mp4 cannot hold is encoded as AAC. Without sound in the source, the picture's file is the result.
-
-    Returns:
-        The file that holds the result: `output`, or `picture`.
-    """
-    with av.open(str(source)) as sound_file:
-        if not sound_file.streams.audio:
-            return picture
-        track = sound_file.streams.audio[0]
-        temporary = output.with_name(f".{uuid.uuid4().hex}.mp4")
-        options = {"movflags": "faststart"}
-        with av.open(str(picture)) as picture_file, av.open(str(temporary), "w", container_options=options) as result:
-            picture_track = picture_file.streams.video[0]
-            picture_out = result.add_stream_from_template(picture_track)
-            if track.codec_context.name in _SOUND_OF_MP4:
-                sound_out = result.add_stream_from_template(track)
-                _copy(sound_file, track, result, sound_out)
-            else:
-                encoder = result.add_stream("aac", rate=track.codec_context.sample_rate)
-                for frame in sound_file.decode(track):
-                    result.mux(encoder.encode(frame))
-                result.mux(encoder.encode(None))
-            _copy(picture_file, picture_track, result, picture_out)
-    temporary.replace(output)
-    return output
-
-
-def _copy(source: InputContainer, track: Stream, result: OutputContainer, out: Stream) -> None:
-    for packet in source.demux(track):
-        # The last one, which flushes decoders, has no time.
-        if packet.dts is not None:
-            packet.stream = out
-            result.mux(packet)

@@ -13,7 +13,8 @@ import pytest
 from dagster_project.dressing import parse_span
 from pipelines.stage import WorkerSettings
 from pipelines.store import DeltaStore
-from pipelines.tryon.single import CannotDress, tryon_file, with_sound_of
+from pipelines.tryon.single import CannotDress, tryon_file
+from pipelines.tryon.sound import with_sound_of
 from pipelines.video import VideoReader, probe
 from tests.conftest import moving_frames
 from tests.pipelines.media import dancer_frames, write_frames
