@@ -23,6 +23,7 @@ from pipelines.clips.conditions import window_frames
 from pipelines.clips.windows import nearest_size
 from pipelines.tryon.load import LoadedPipeline
 from pipelines.tryon.panels import garment_panel, side_by_side
+from pipelines.tryon.provenance import what_was_used
 from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
 from pipelines.video import VideoInfo, VideoReader, VideoWriter
 
@@ -53,6 +54,10 @@ class Annotations:
     masks: pa.Table
     hands: pa.Table
     captions: pa.Table
+
+    def by_stage(self) -> dict[str, pa.Table]:
+        """Stage -> its rows."""
+        return {"pose": self.pose, "agnostic_masks": self.masks, "hands": self.hands, "captions": self.captions}
 
 
 def spans_of(captions: pa.Table) -> list[ActionSpan]:
@@ -97,7 +102,8 @@ def tryon_video(
         on_progress: Called with denoising steps done and in all.
 
     Returns:
-        Record of the run: spans, prompt, windows, size, seed, settings, digests of the model's parts.
+        Record of the run: spans, prompt, windows, size, seed, category, digests of the model's parts, and what
+        `what_was_used` says.
 
     Raises:
         ValueError: A span outside the video, nothing to repaint, no garment, or frames that the video does not have.
@@ -231,7 +237,8 @@ def tryon_video(
         "spans": [asdict(s) for s in spans],
         "garments": [g.garment_id for g in garments],
         "seed": settings.seed,
-        "settings": settings.model_dump(mode="json"),
+        "category": annotations.masks["category"][0].as_py(),
+        **what_was_used(loaded, settings),
         "checkpoint": loaded.source,
         "digests": dict(loaded.digests),
     }
