@@ -22,7 +22,7 @@ from pipelines.video_container import open_container
 
 _SOUND_OF_MP4 = frozenset({"aac", "mp3", "ac3", "opus", "alac"})
 _LEAD_S = 0.25
-"""Copied packets from before the picture that stay: decoders start on them (Opus wants 80 ms, MP3 some packets, AAC one).
+"""Copied packets from before the picture that stay: decoders start on them (Opus wants 80 ms, MP3 packets, AAC one).
 They are not heard, the edit list of the mp4 hides them."""
 _DAMAGE = (av.error.FFmpegError, OSError)
 

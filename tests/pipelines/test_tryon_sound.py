@@ -13,6 +13,7 @@ from pipelines.tryon.sound import with_sound_of
 from pipelines.video import VideoReader, VideoWriter, probe
 
 FPS, SECONDS, FLASH_S = 25, 2.0, 1.0
+WIDTH, HEIGHT = 96, 64
 CODECS = {"aac": 16000, "pcm_s16le": 16000, "libopus": 48000, "libmp3lame": 16000}
 
 
@@ -21,12 +22,12 @@ def write_flash(path: Path, picture_s: float, sound_s: float, codec: str = "aac"
     rate = CODECS[codec]
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=FPS)
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.codec_context.time_base = Fraction(1, 1000)
         audio = container.add_stream(codec, rate=rate, layout="mono")
         packets = []
         for i in range(round(SECONDS * FPS)):
-            rgb = np.full((48, 64, 3), 255 * (i == round(FLASH_S * FPS)), np.uint8)
+            rgb = np.full((HEIGHT, WIDTH, 3), 255 * (i == round(FLASH_S * FPS)), np.uint8)
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = round((picture_s + i / FPS) * 1000), Fraction(1, 1000)
             packets += video.encode(frame)
@@ -49,7 +50,7 @@ def write_flash(path: Path, picture_s: float, sound_s: float, codec: str = "aac"
 def without_sound(source: Path, start: int = 0, num_frames: int | None = None) -> Path:
     """The picture of a part of a video, as the try-on writes it: from time 0."""
     path = source.with_suffix(".picture.mp4")
-    with VideoReader(source) as reader, VideoWriter(path, fps=FPS, width=64, height=48) as writer:
+    with VideoReader(source) as reader, VideoWriter(path, fps=FPS, width=WIDTH, height=HEIGHT) as writer:
         for frame in reader.frames(start, None if num_frames is None else start + num_frames):
             writer.write(frame.rgb)
     return path
