@@ -1,6 +1,6 @@
 """Why a photo of something else than a garment is not refused: no embedded network tells them apart.
 
-`pytest -s` on this file prints the figures that docs/architecture.md gives. It fails where they no longer hold, and then
+`pytest -s` on this file prints the figures that docs/architecture.md gives. Where they no longer hold it fails, and
 a check can be made of them.
 """
 
