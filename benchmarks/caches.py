@@ -24,7 +24,8 @@ from pipelines.captions.rows import global_caption
 from pipelines.clips.conditions import window_frames
 from pipelines.clips.windows import nearest_size
 from pipelines.store import DeltaStore
-from pipelines.tryon.batch import annotations_of, choose_pairs, load_garment
+from pipelines.tryon.annotations import StoredAnnotations
+from pipelines.tryon.batch import choose_pairs, load_garment
 from pipelines.tryon.load import load_pipeline, resolved
 from pipelines.tryon.run import spans_of
 from pipelines.tryon.settings import TryOnSettings
@@ -37,7 +38,7 @@ def calls(store: DeltaStore, settings: TryOnSettings) -> list[dict[str, Any]]:
     assert settings.num_frames is not None and settings.sizes is not None
     found = []
     for pair in choose_pairs(store, settings):
-        rows, garment = annotations_of(store, pair.video), load_garment(store, pair)
+        rows, garment = StoredAnnotations(store, pair.video), load_garment(store, pair)
         height, width = nearest_size(pair.video["height"], pair.video["width"], settings.sizes)
         path = store.blobs.verified_path(pair.video["uri"])
         near = rows.of_frames(0, settings.num_frames)

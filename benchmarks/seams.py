@@ -20,7 +20,8 @@ from models.itryon.embedded import EMBEDDED_DIR
 from models.itryon.windows import seam_ratio
 from pipelines.arrays import decode_mask
 from pipelines.store import DeltaStore
-from pipelines.tryon.batch import Pair, annotations_of, choose_pairs, load_garment
+from pipelines.tryon.annotations import StoredAnnotations
+from pipelines.tryon.batch import Pair, choose_pairs, load_garment
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
 from pipelines.tryon.run import tryon_video
 from pipelines.tryon.settings import TryOnSettings
@@ -34,7 +35,7 @@ def seams(store: DeltaStore, loaded: LoadedPipeline, settings: TryOnSettings, pa
         ValueError: The video is no longer than one window.
     """
     source = store.blobs.verified_path(pair.video["uri"])
-    rows = annotations_of(store, pair.video)
+    rows = StoredAnnotations(store, pair.video)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.mp4"
         record = tryon_video(loaded, source, [load_garment(store, pair)], rows, output, settings)

@@ -198,14 +198,21 @@ def tryon(
     video: Annotated[Path | None, typer.Option(help="A video with one person, to dress by itself")] = None,
     garment: Annotated[Path | None, typer.Option(help="Photo of the garment for --video")] = None,
     out: Annotated[Path | None, typer.Option(help="mp4 to write for --video")] = None,
-    category: Annotated[str, typer.Option(help="upper_body, lower_body or dresses")] = "upper_body",
+    category: Annotated[
+        str | None, typer.Option(help="With --video: upper_body (the default), lower_body or dresses")
+    ] = None,
     span: Annotated[
         list[str] | None,
-        typer.Option(help="Interaction as start,end,caption in seconds, instead of what is found; may be repeated"),
+        typer.Option(
+            help="With --video: interaction as start,end,caption in seconds, instead of what is found; may be repeated"
+        ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Caption of the whole video, instead of the automatic one")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="With --video: caption of the whole video, instead of the automatic one")
+    ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder; the lake's newest, or the embedded one, by default")
+        Path | None,
+        typer.Option(help="With --video: checkpoint folder; the lake's newest, or the embedded one, by default"),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML: resource name -> settings, such as tryon: {steps: 30}")
@@ -215,22 +222,29 @@ def tryon(
     """Dress the person of one video, or those of the annotated videos of the lake through Dagster."""
     resources = read_config(config)
     if video is None and garment is None and out is None:
+        of_a_file = {"--category": category, "--span": span, "--prompt": prompt, "--checkpoint": checkpoint}
+        if given := [name for name, value in of_a_file.items() if value]:
+            raise fail(
+                f"{', '.join(given)}: only with --video, --garment and --out. For the lake's videos, categories and "
+                "captions come from the tables, and --config chooses the checkpoint: `tryon: {checkpoint: current}`"
+            )
         materialized("model", None, ["tryon_videos"], resources, verbose)
         return
     if video is None or garment is None or out is None:
         raise fail("name all three: --video, --garment and --out")
-    from dagster_project.dressing import dress_file, parse_span
-    from pipelines.tryon.settings import TryOnSettings
+    from dagster_project.dressing import dress_file, file_settings, parse_span
 
     try:
+        settings, annotation = file_settings(resources)
         dress_file(
             video,
             garment,
             out,
-            TryOnSettings.model_validate((resources or {}).get("tryon", {})),
+            settings,
+            annotation,
             console,
             checkpoint=checkpoint,
-            category=category,
+            category=category or "upper_body",
             spans=[parse_span(s) for s in span] if span else None,
             prompt=prompt,
         )
@@ -247,14 +261,13 @@ def page(
     config: ConfigOption = None,
 ) -> None:
     """Open a page on this machine (loopback only) to dress a video by hand; needs the extra `page`."""
-    from dagster_project.dressing import load_checkpoint
+    from dagster_project.dressing import file_settings, load_checkpoint
     from dagster_project.page import PageUnavailable, gradio, serve
-    from pipelines.tryon.settings import TryOnSettings
 
     try:
         gradio()
-        settings = TryOnSettings.model_validate(read_config(config).get("tryon", {}))
-        serve(load_checkpoint(checkpoint, settings, console), settings, port)
+        settings, annotation = file_settings(read_config(config))
+        serve(load_checkpoint(checkpoint, settings, console), settings, annotation, port)
     except (PageUnavailable, OSError, ValueError, LookupError) as e:
         raise fail(str(e)) from e
 

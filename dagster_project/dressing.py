@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pipelines.tryon.settings import TryOnSettings
+from pipelines.ingest.manifest import readable
+from pipelines.ingest.settings import IngestSettings
+from pipelines.registry import STAGES
+from pipelines.stage import WorkerSettings
+from pipelines.tryon.settings import NEEDED, TryOnSettings
 
 if TYPE_CHECKING:
+    from pipelines.tryon.annotate import AnnotationSettings
     from pipelines.tryon.load import LoadedPipeline
+
+_OF_A_LAKE = ("batches", "max_videos", "pairs")
+"""Settings of the try-on that choose among the videos of a lake."""
 
 
 def parse_span(text: str) -> tuple[float, float, str]:
@@ -28,23 +38,56 @@ def parse_span(text: str) -> tuple[float, float, str]:
     return start, end, caption
 
 
+def file_settings(values: Mapping[str, Mapping[str, Any]]) -> tuple[TryOnSettings, AnnotationSettings]:
+    """Settings of a file for `--config` that matter to a video dressed by itself.
+
+    Args:
+        values: Resource name -> settings, from `terminal.read_config`.
+
+    Raises:
+        ValueError: A name or a field is unknown or has no part in this, or a value is out of range.
+    """
+    from pipelines.tryon.annotate import AnnotationSettings
+
+    models: dict[str, type[BaseModel]] = {
+        "tryon": TryOnSettings,
+        "ingest": IngestSettings,
+        "workers": WorkerSettings,
+        **{name: STAGES[name].settings for name in NEEDED},
+    }
+    if unknown := sorted(values.keys() - models.keys()):
+        raise ValueError(f"--config: {', '.join(unknown)} has no part in dressing a file; {', '.join(models)} have")
+    read: dict[str, Any] = {}
+    for name, model in models.items():
+        try:
+            read[name] = model.model_validate(dict(values.get(name, {})), extra="forbid")
+        except ValidationError as e:
+            raise ValueError(f"--config, {name}: {readable(e)}") from e
+    if chosen := [name for name in _OF_A_LAKE if name in read["tryon"].model_fields_set]:
+        raise ValueError(f"--config, tryon: {', '.join(chosen)} chooses among the lake's videos; here is one file")
+    return read["tryon"], AnnotationSettings(read["ingest"], read["workers"], {name: read[name] for name in NEEDED})
+
+
 def load_checkpoint(checkpoint: Path | None, settings: TryOnSettings, console: Console) -> LoadedPipeline:
-    """The checkpoint that was named; else the lake's newest one; else the embedded one.
+    """The checkpoint that was named; else the lake's that the settings name; else, for `latest`, the embedded one.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It holds no usable checkpoint.
+        pipelines.checkpoints.train.CheckpointMissing: The lake has none of the name in the settings.
     """
     from models.itryon.embedded import EMBEDDED_DIR
-    from pipelines.checkpoints.train import CheckpointMissing, checkpoint_folder, newest_checkpoint
+    from pipelines.checkpoints.train import LATEST, CheckpointMissing, checkpoint_folder, named_checkpoint
     from pipelines.store import DeltaStore
     from pipelines.tryon.load import load_pipeline
 
     if checkpoint is None:
         lake = DeltaStore()
         try:
-            checkpoint = checkpoint_folder(lake, newest_checkpoint(lake))
+            checkpoint = checkpoint_folder(lake, named_checkpoint(lake, settings.checkpoint))
         except CheckpointMissing:
+            if settings.checkpoint != LATEST:
+                raise
             checkpoint = EMBEDDED_DIR
     console.print(f"checkpoint {checkpoint}", highlight=False, soft_wrap=True)
     return load_pipeline(checkpoint, settings)
@@ -55,6 +98,7 @@ def dress_file(
     garment: Path,
     output: Path,
     settings: TryOnSettings,
+    annotation: AnnotationSettings,
     console: Console,
     *,
     checkpoint: Path | None = None,
@@ -69,8 +113,9 @@ def dress_file(
         garment: Photo of a garment.
         output: mp4 to write.
         settings: Settings of the try-on.
+        annotation: Settings of ingestion and annotation stages.
         console: Where progress goes.
-        checkpoint: Folder of a checkpoint; by default the newest of the lake, or the embedded one where there is none.
+        checkpoint: Folder of a checkpoint; by default what `load_checkpoint` finds.
         category: upper_body, lower_body or dresses.
         spans: Interactions, seconds.
         prompt: Global caption.
@@ -99,6 +144,7 @@ def dress_file(
             category=category,
             spans_s=spans,
             prompt=prompt,
+            annotation=annotation,
             on_progress=show,
         )
     for path in (written.video, written.side_by_side, written.sheet, written.record):

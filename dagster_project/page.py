@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.stage import WorkerSettings
+    from pipelines.tryon.annotate import AnnotationSettings
     from pipelines.tryon.load import LoadedPipeline
     from pipelines.tryon.settings import TryOnSettings
 
@@ -71,7 +71,7 @@ def read_spans(text: str | None) -> list[tuple[float, float, str]] | None:
 
 
 def dresser(
-    loaded: LoadedPipeline, settings: TryOnSettings, folder: Path, workers: WorkerSettings | None = None
+    loaded: LoadedPipeline, settings: TryOnSettings, folder: Path, annotation: AnnotationSettings | None = None
 ) -> Callable[..., tuple[str, str, str, str]]:
     """What the button does: files in, paths of the result, side-by-side video, contact sheet and record out.
 
@@ -79,7 +79,7 @@ def dresser(
         loaded: The pipeline.
         settings: What the page does not ask for.
         folder: Where annotations and results go.
-        workers: Processes of the annotation stages.
+        annotation: Settings of ingestion and annotation stages.
     """
     from pipelines.store import DeltaStore
     from pipelines.tryon.single import tryon_file
@@ -111,7 +111,7 @@ def dresser(
             spans_s=read_spans(spans),
             # A text box that nobody touched gives None.
             prompt=(prompt or "").strip() or None,
-            workers=workers,
+            annotation=annotation,
             on_progress=on_progress,
         )
         return str(written.video), str(written.side_by_side), str(written.sheet), str(written.record)
@@ -187,8 +187,14 @@ def build_page(dress: Callable[..., tuple[str, str, str, str]], settings: TryOnS
     return page
 
 
-def serve(loaded: LoadedPipeline, settings: TryOnSettings, port: int) -> None:
+def serve(loaded: LoadedPipeline, settings: TryOnSettings, annotation: AnnotationSettings, port: int) -> None:
     """Serve the page on this machine until it is interrupted.
+
+    Args:
+        loaded: The pipeline.
+        settings: Where the numbers on the page start, and what it does not ask for.
+        annotation: Settings of ingestion and annotation stages.
+        port: On 127.0.0.1.
 
     Raises:
         PageUnavailable: Gradio is not installed.
@@ -196,5 +202,5 @@ def serve(loaded: LoadedPipeline, settings: TryOnSettings, port: int) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="itryon-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
-        page = build_page(dresser(loaded, settings, Path(folder)), settings)
+        page = build_page(dresser(loaded, settings, Path(folder), annotation), settings)
         page.launch(server_name=HOST, server_port=port, share=False, allowed_paths=[folder], show_error=True)

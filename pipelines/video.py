@@ -49,6 +49,7 @@ class VideoInfo:
         rotation: Degrees clockwise that the stored picture is turned: 0, 90, 180 or 270.
         variable_frame_rate: Whether frame intervals differ by more than half a frame.
         has_audio: Whether there is an audio stream.
+        start_s: When the first frame is shown by the file's clock, which its sound goes by too, seconds.
     """
 
     width: int
@@ -60,6 +61,7 @@ class VideoInfo:
     rotation: int
     variable_frame_rate: bool
     has_audio: bool
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ class VideoReader:
             rotation=self._turns * 90,
             variable_frame_rate=variable,
             has_audio=bool(self._container.streams.audio),
+            start_s=float(self._pts[0] * base) if seekable else float(first.time or 0.0),
         )
 
     def _rewind(self, pts: int | None = None) -> None:

@@ -27,7 +27,7 @@ from pipelines.clips.garments import garment_photo
 from pipelines.evaluation.counterfactual import compare
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import AGNOSTIC_MASKS, GARMENTS, VIDEOS
-from pipelines.tryon.batch import annotations_of
+from pipelines.tryon.annotations import StoredAnnotations
 from pipelines.tryon.load import load_pipeline
 from pipelines.tryon.run import Garment, tryon_video
 from pipelines.tryon.settings import TryOnSettings
@@ -121,7 +121,7 @@ def evaluate(checkpoint: Path, work: Path, settings: AblationSettings) -> list[d
             for name, clip, spans in asks:
                 target = Path(folder) / f"{name}.mp4"
                 path = store.blobs.local_path(clip["uri"])
-                tryon_video(loaded, path, [garment], annotations_of(store, clip), target, wanted, spans=spans)
+                tryon_video(loaded, path, [garment], StoredAnnotations(store, clip), target, wanted, spans=spans)
                 results[name] = _frames(target)
             results.setdefault("unasked", results["asked"])
             row: dict[str, Any] = {"clip": record["video"]}

@@ -144,6 +144,11 @@ TRYON_VIDEOS = TableSpec(
             column("status", pa.string(), "ok or error", nullable=False),
             column("reason", pa.string(), "Why not ok"),
             *RUN,
+            column(
+                "sheet_uri",
+                pa.string(),
+                "Blob, jpg: moments of side_by_side_uri; null in rows of try-on versions 1 and 2",
+            ),
         ]
     ),
     partition_by=("checkpoint_id",),

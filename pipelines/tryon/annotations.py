@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.store import DeltaStore
+from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, HANDS, POSE
 
 _BY_FRAME = (POSE, AGNOSTIC_MASKS, HANDS)
@@ -50,16 +50,18 @@ class StoredAnnotations:
         self._store = store
         self._where = {"batch": video["batch"], "video_id": video["video_id"]}
         # A stage that runs meanwhile must not change the rows between two windows.
-        self._versions = {t.name: store.version(t) for t in _BY_FRAME}
-        self.captions = store.read(CAPTIONS, where=self._where)
+        self._versions = {t.name: store.version(t) for t in (*_BY_FRAME, CAPTIONS)}
+        self.captions = store.read(CAPTIONS, where=self._where, version=self._versions[CAPTIONS.name])
 
     def of_frames(self, start: int, stop: int) -> Annotations:
         """The rows of frames [start, stop), and all captions."""
         where = self._where | {"frame": list(range(start, stop))}
-        tables = (
-            self._store.read(t, where=where, version=self._versions[t.name]) for t in (POSE, AGNOSTIC_MASKS, HANDS)
-        )
+        tables = (self._store.read(t, where=where, version=self._versions[t.name]) for t in _BY_FRAME)
         return Annotations(*tables, self.captions)
+
+    def fingerprints(self, stage: str) -> pa.ChunkedArray:
+        """What each row of a stage was made of, one value a row."""
+        return self._store.read(TABLES[stage], ["fingerprint"], self._where, self._versions[stage])["fingerprint"]
 
     def has_mask(self, start: int, stop: int) -> bool:
         """Whether any of the frames [start, stop) has an agnostic mask."""

@@ -29,11 +29,14 @@ from pipelines.store.schemas import (
     TRYON_VIDEOS,
     VIDEOS,
 )
+from pipelines.tryon.annotations import StoredAnnotations
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
-from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
+from pipelines.tryon.outputs import dress
+from pipelines.tryon.run import Garment
 from pipelines.tryon.settings import CODE_VERSION, NEEDED, TryOnSettings
 
 _SPLITS = ("test", "val", "train")
+_BLOBS = ("uri", "side_by_side_uri", "sheet_uri")
 
 
 class NothingToDress(LookupError):
@@ -184,7 +187,7 @@ def run_tryon(
     rows: dict[str, dict[str, Any]] = {}
     versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
     dressing = settings.model_dump(mode="json", exclude={"checkpoint", "batches", "max_videos", "pairs", "device"})
-    missing = store.blobs.missing(u for r in before.values() for u in (r["uri"], r["side_by_side_uri"]))
+    missing = store.blobs.missing(u for r in before.values() for u in (r[c] for c in _BLOBS))
     todo = []
     for pair in pairs:
         tryon_id = digest(
@@ -197,7 +200,7 @@ def run_tryon(
             dressing,
         )[:16]
         known = before.get(tryon_id)
-        if known and known["status"] == "ok" and not {known["uri"], known["side_by_side_uri"]} & missing:
+        if known and known["status"] == "ok" and not {known[c] for c in _BLOBS} & missing:
             rows[tryon_id] = known
             report.reused += 1
         else:
@@ -244,50 +247,39 @@ def _dress(
         "created_at": datetime.now(UTC),
     }
     try:
-        annotations = annotations_of(store, video)
-        start, count = _part(video["num_frames"], settings.max_frames, annotations)
-        garment = load_garment(store, pair)
         with tempfile.TemporaryDirectory() as folder:
-            result, compare = Path(folder) / "result.mp4", Path(folder) / "side_by_side.mp4"
-            record = tryon_video(
+            made = dress(
                 loaded,
                 store.blobs.verified_path(video["uri"]),
-                [garment],
-                annotations,
-                result,
+                video["num_frames"],
+                load_garment(store, pair),
+                StoredAnnotations(store, video),
+                Path(folder),
                 settings,
-                side_by_side_output=compare,
-                start=start,
-                num_frames=count,
                 on_progress=None
                 if on_progress is None
                 else lambda done, total: on_progress(video["video_id"], done, total),
             )
-            out["uri"] = store.blobs.put_file(result)
-            out["side_by_side_uri"] = store.blobs.put_file(compare)
+            out["uri"] = store.blobs.put_file(made.video)
+            out["side_by_side_uri"] = store.blobs.put_file(made.side_by_side)
+            out["sheet_uri"] = store.blobs.put_file(made.sheet)
     except Exception as error:
         return out | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
-    record |= {
+    record = made.record | {
         # Its name, which is its id, and not the folder it was loaded from: a lake may move.
-        "checkpoint": Path(record["checkpoint"]).name,
+        "checkpoint": Path(made.record["checkpoint"]).name,
         "video": {k: video[k] for k in ("batch", "video_id", "sha256", "source_path")},
         "garment": {"garment_id": pair.garment_id, "uri": None if pair.worn else pair.garment["uri"]},
         "fingerprints": pair.fingerprints,
         "table_versions": versions,
     }
     return out | {
-        "start_frame": start,
-        "num_frames": count,
+        "start_frame": record["start_frame"],
+        "num_frames": record["num_frames"],
         "record": json.dumps(record, sort_keys=True),
         "status": "ok",
         "reason": None,
     }
-
-
-def annotations_of(store: DeltaStore, video: dict[str, Any]) -> Annotations:
-    """The annotation rows of a row of `videos`."""
-    where = {"batch": video["batch"], "video_id": video["video_id"]}
-    return Annotations(*(store.read(t, where=where) for t in (POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)))
 
 
 def load_garment(store: DeltaStore, pair: Pair) -> Garment:
@@ -305,12 +297,3 @@ def load_garment(store: DeltaStore, pair: Pair) -> Garment:
         raise ValueError(f"Video {donor['video_id']} has no garment region to cut a garment out of")
     best = max(rows, key=lambda r: (r["area_fraction"], -r["frame"]))
     return Garment(*worn_garment(store, donor, best["frame"]), pair.garment_id)
-
-
-def _part(num_frames: int, most: int | None, annotations: Annotations) -> tuple[int, int]:
-    """Start and number of frames to make: all, or `most` frames around the first interaction."""
-    if most is None or num_frames <= most:
-        return 0, num_frames
-    spans = spans_of(annotations.captions)
-    middle = (spans[0].start + spans[0].end) // 2 if spans else num_frames // 2
-    return min(max(0, middle - most // 2), num_frames - most), most

@@ -25,6 +25,7 @@ from pipelines.clips.windows import nearest_size
 from pipelines.tryon.annotations import Annotations, StoredAnnotations
 from pipelines.tryon.load import LoadedPipeline, resolved
 from pipelines.tryon.panels import garment_panel, side_by_side
+from pipelines.tryon.provenance import what_was_used
 from pipelines.tryon.settings import CODE_VERSION, TryOnSettings
 from pipelines.video import VideoInfo, VideoReader, VideoWriter
 
@@ -89,7 +90,8 @@ def tryon_video(
         on_progress: Called with denoising steps done and in all.
 
     Returns:
-        Record of the run: spans, prompt, windows, size, seed, settings, digests of the model's parts.
+        Record of the run: spans, prompt, windows, size, seed, category, digests of the model's parts, and what
+        `what_was_used` says.
 
     Raises:
         ValueError: A span outside the video, nothing to repaint, no garment, frames that the video does not have, or
@@ -133,6 +135,7 @@ def tryon_video(
     first_s = 0.0
     written = 0
     made: np.ndarray | None = None
+    category: str | None = None
 
     with (
         VideoReader(video_path) as reader,
@@ -183,6 +186,8 @@ def tryon_video(
             )
             box = conditions.letterbox
             agnostic |= dict(zip(conditions.frames.tolist(), conditions.agnostic))
+            if category is None and rows.masks.num_rows:
+                category = rows.masks["category"][0].as_py()
             masks |= {r["frame"]: r for r in rows.masks.select(["frame", "mask", "height", "width"]).to_pylist()}
             offset = start + begin
             previous = None
@@ -230,7 +235,8 @@ def tryon_video(
         "spans": [asdict(s) for s in spans],
         "garments": [g.garment_id for g in garments],
         "seed": settings.seed,
-        "settings": settings.model_dump(mode="json"),
+        "category": category,
+        **what_was_used(loaded, settings),
         "checkpoint": loaded.source,
         "digests": dict(loaded.digests),
     }

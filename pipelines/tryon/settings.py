@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from models.itryon.tiling import Tiling
 from pipelines.clips.settings import WindowFrames, WindowSizes
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 NEEDED = ("pose", "hands", "agnostic_masks", "captions")
 """Stages between a video and its try-on, in the order in which they run."""

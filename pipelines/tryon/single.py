@@ -1,53 +1,36 @@
 """Try-on of one video file with one garment photo, from nothing: annotate, dress, put the sound back.
 
-The annotations are made in a lake of their own, by the same stages as everybody's; the caller says where that lies, and
-a second try with another garment or other spans finds them there.
+The annotations are rows of a lake, made by the same stages as everybody's; the caller says where that lies, and a
+second try with another garment or other spans finds them there.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
-from av.container import InputContainer, OutputContainer
-from av.stream import Stream
+import numpy as np
 from PIL import Image
 
 from models.itryon.losses import ActionSpan
-from pipelines.clips.garments import garment_photo
-from pipelines.ingest.batch import ingest_batch
-from pipelines.ingest.garments import read_photo
-from pipelines.ingest.landing import land
-from pipelines.ingest.manifest import MANIFEST
+from pipelines.ingest.garments import analyse_garment, read_photo
 from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.workers import WorkerFailure, run_isolated
-from pipelines.registry import STAGES
-from pipelines.stage import WorkerSettings, digest
-from pipelines.stage.pool import Progress
-from pipelines.stage.runner import run_stage
 from pipelines.store import DeltaStore
 from pipelines.store.blobs import sha256_file
 from pipelines.store.columns import GARMENT_CATEGORIES
-from pipelines.store.schemas import GARMENTS, STAGE_STATUS, VIDEOS
-from pipelines.tryon.batch import annotations_of
+from pipelines.tryon.annotate import AnnotationSettings, CannotDress, annotate_video
 from pipelines.tryon.load import LoadedPipeline
-from pipelines.tryon.run import Garment, tryon_video
-from pipelines.tryon.settings import NEEDED, TryOnSettings
+from pipelines.tryon.outputs import dress
+from pipelines.tryon.run import Garment
+from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoError, VideoInfo, probe
-
-_SOUND_OF_MP4 = frozenset({"aac", "mp3", "ac3", "opus", "alac"})
-
-
-class CannotDress(ValueError):
-    """The video or the garment cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +61,7 @@ def tryon_file(
     category: str = "upper_body",
     spans_s: Sequence[tuple[float, float, str]] | None = None,
     prompt: str | None = None,
-    workers: WorkerSettings | None = None,
+    annotation: AnnotationSettings | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> TryOnFiles:
     """Dress the person of a video file.
@@ -86,77 +69,79 @@ def tryon_file(
     Args:
         loaded: The pipeline.
         video: Video with one person.
-        garment: Photo of a garment.
+        garment: Photo of a garment; `<name>_mask.png` beside it, where there is one, says what of it is the garment.
         output: mp4 to write; `<name>.side_by_side.mp4`, `<name>.jpg` and `<name>.json` appear beside it.
-        lake: Where annotations are kept.
+        lake: Where annotations are looked for and kept.
         settings: Steps, guidance, seed.
         category: upper_body, lower_body or dresses: what of the person is dressed.
         spans_s: Interactions as (start, end, caption), seconds, in place of those that are found.
         prompt: Global caption in place of the automatic one.
-        workers: Processes of the annotation stages.
+        annotation: Settings of ingestion and annotation stages.
         on_progress: Called with what is being done, and units done and in all.
 
     Raises:
         FileNotFoundError: There is no such video or photo.
         CannotDress: The video or photo is unusable, has no person, or no garment region; or a span lies outside of it.
     """
-    settings = settings or TryOnSettings()
-    target = Path(output)
+    settings, annotation = settings or TryOnSettings(), annotation or AnnotationSettings()
+    source, photo, target = Path(video), Path(garment), Path(output)
     if target.suffix.lower() != ".mp4":
         raise CannotDress(f"The result is an mp4: name the output {target.with_suffix('.mp4').name}")
-    spans = _check_files(Path(video), Path(garment), category, spans_s)
-    row, photo, fingerprints = _annotate(Path(video), Path(garment), lake, category, workers, on_progress)
+    # What can be seen to be unusable is refused before the minutes of annotation.
+    spans = _check_video(source, photo, category, spans_s, annotation.ingest)
+    worn, photo_record = _read_garment(photo, annotation.ingest)
+    seen = annotate_video(source, lake, category, annotation, on_progress)
     target.parent.mkdir(parents=True, exist_ok=True)
     compare, sheet = target.with_suffix(".side_by_side.mp4"), target.with_suffix(".jpg")
     record_file = target.with_suffix(".json")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tryon-") as folder:
-        silent = Path(folder) / "silent.mp4"
         try:
-            record = tryon_video(
+            made = dress(
                 loaded,
-                lake.blobs.local_path(row["uri"]),
-                [Garment(*garment_photo(lake, photo), photo["garment_id"])],
-                annotations_of(lake, row),
-                silent,
+                source,
+                seen.row["num_frames"],
+                worn,
+                seen.annotations,
+                Path(folder),
                 settings,
-                side_by_side_output=Path(folder) / "compare.mp4",
-                sheet_output=Path(folder) / "sheet.jpg",
                 spans=spans,
                 prompt=prompt,
                 on_progress=None if on_progress is None else lambda done, total: on_progress("dressing", done, total),
             )
-        except ValueError as error:
+        except (ValueError, VideoError) as error:
             raise CannotDress(str(error)) from error
-        finished = with_sound_of(silent, Path(video), Path(folder) / "result.mp4")
-        record["video"] = {"path": str(video), "sha256": row["sha256"]}
-        record["garment"] = {"path": str(garment), "sha256": sha256_file(Path(garment))}
-        record["fingerprints"] = fingerprints
-        (Path(folder) / "record.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-        (Path(folder) / "compare.mp4").replace(compare)
-        (Path(folder) / "sheet.jpg").replace(sheet)
-        (Path(folder) / "record.json").replace(record_file)
-        finished.replace(target)
+        record = made.record | {
+            "video": {"path": str(video), **{k: seen.row[k] for k in ("sha256", "batch", "video_id")}},
+            "garment": {"path": str(garment), **photo_record},
+            "fingerprints": seen.fingerprints,
+        }
+        written = Path(folder) / "record.json"
+        written.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        made.side_by_side.replace(compare)
+        made.sheet.replace(sheet)
+        written.replace(record_file)
+        made.video.replace(target)
     return TryOnFiles(target, compare, sheet, record_file)
 
 
-def _check_files(
-    video: Path, garment: Path, category: str, spans_s: Sequence[tuple[float, float, str]] | None
+def _check_video(
+    video: Path,
+    garment: Path,
+    category: str,
+    spans_s: Sequence[tuple[float, float, str]] | None,
+    limits: IngestSettings,
 ) -> list[ActionSpan] | None:
-    """The spans in frames; what can be seen to be unusable is refused before the minutes of annotation."""
+    """The spans in frames."""
     for path in (video, garment):
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}")
     if category not in GARMENT_CATEGORIES:
         raise CannotDress(f"There is no category {category!r}: {', '.join(GARMENT_CATEGORIES)}")
-    limits = IngestSettings()
-    # In processes of their own: these are anybody's files, and may crash or stall what reads them.
-    checks = {"video": (_probed, (video,)), "garment": (_photo_problem, (garment,))}
-    seen = dict(run_isolated(checks, 2, limits.timeout_s, limits.memory_gb))
-    for path, found in ((video, seen["video"]), (garment, seen["garment"])):
-        problem = found.reason if isinstance(found, WorkerFailure) else found
-        if isinstance(problem, str):
-            raise CannotDress(f"{path.name} cannot be used: {problem}")
-    info: VideoInfo = seen["video"]
+    # In a process of its own: it is anybody's file, and may crash or stall what reads it.
+    ((_, info),) = run_isolated({video: (_probed, (video,))}, 1, limits.timeout_s, limits.memory_gb)
+    if not isinstance(info, VideoInfo):
+        problem = info.reason if isinstance(info, WorkerFailure) else info
+        raise CannotDress(f"{video.name} cannot be used: {problem}")
     return None if spans_s is None else [_in_frames(s, info) for s in spans_s]
 
 
@@ -167,53 +152,19 @@ def _probed(video: Path) -> VideoInfo | str:
         return str(error)
 
 
-def _photo_problem(garment: Path) -> str | None:
-    try:
-        read_photo(str(garment))
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        return str(error)
-    return None
-
-
-def _annotate(
-    video: Path,
-    garment: Path,
-    lake: DeltaStore,
-    category: str,
-    workers: WorkerSettings | None,
-    on_progress: Callable[[str, int, int], None] | None,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """Rows of `videos` and `garments`, and the fingerprints of the annotations, all of which are in place."""
-    batch = f"tryon-{digest(sha256_file(video), sha256_file(garment), category)[:16]}"
-    lake.ensure_tables()
-    entry = {"video": f"video{video.suffix}", "garment": f"garment{garment.suffix}", "garment_category": category}
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(video, Path(folder) / entry["video"])
-        shutil.copyfile(garment, Path(folder) / entry["garment"])
-        (Path(folder) / MANIFEST).write_text(json.dumps(entry) + "\n")
-        land(folder, lake, batch)
-    ingest_batch(lake, batch)
-    (row,) = lake.read(VIDEOS, where={"batch": batch}).to_pylist()
-    if row["status"] != "ok":
-        raise CannotDress(f"{video.name} cannot be used: {row['reason']}")
-    found = lake.read(GARMENTS, where={"garment_id": row["garment_id"] or ""}).to_pylist()
-    if not found or found[0]["status"] != "ok" or not found[0]["uri"]:
-        reason = found[0]["reason"] if found else "it is no picture"
-        raise CannotDress(f"{garment.name} cannot be used: {reason}")
-
-    def report(progress: Progress) -> None:
-        if on_progress is not None:
-            on_progress(progress.stage, progress.frames_done, progress.frames_total)
-
-    fingerprints = {}
-    for name in NEEDED:
-        run_stage(STAGES[name].build(), lake, batch, settings=workers, on_progress=report)
-        where = {"batch": batch, "stage": name}
-        (status,) = lake.read(STAGE_STATUS, where=where).to_pylist()
-        if status["status"] != "ok":
-            raise CannotDress(f"{video.name}, {name}: {status['reason']}")
-        fingerprints[name] = status["fingerprint"]
-    return row, found[0], fingerprints
+def _read_garment(photo: Path, settings: IngestSettings) -> tuple[Garment, dict[str, Any]]:
+    """The garment of a photo, found as the ingestion finds it, and what the record says of it."""
+    beside = photo.with_name(f"{photo.stem}_mask.png")
+    mask_file = beside if beside.is_file() else None
+    task = (analyse_garment, (str(photo), None if mask_file is None else str(mask_file), settings))
+    ((_, found),) = run_isolated({photo: task}, 1, settings.timeout_s, settings.memory_gb)
+    if reason := found.reason if isinstance(found, WorkerFailure) else found["error"]:
+        raise CannotDress(f"{photo.name} cannot be used: {reason}")
+    image, _ = read_photo(str(photo), settings.max_photo_side)
+    mask = np.asarray(Image.open(io.BytesIO(found["mask_png"])).convert("L")) > 127
+    sha256 = sha256_file(photo)
+    record = {"sha256": sha256, "mask_sha256": None if mask_file is None else sha256_file(mask_file)}
+    return Garment(image, mask, sha256[:16]), record
 
 
 def _in_frames(span: tuple[float, float, str], video: VideoInfo) -> ActionSpan:
@@ -226,41 +177,3 @@ def _in_frames(span: tuple[float, float, str], video: VideoInfo) -> ActionSpan:
         )
     start = round(start_s * video.fps)
     return ActionSpan(start, min(video.num_frames, max(start + 1, round(end_s * video.fps))), text)
-
-
-def with_sound_of(picture: Path, source: Path, output: Path) -> Path:
-    """A video with the picture of one file and the first sound track of another, neither of them encoded again.
-
-    Sound that mp4 cannot hold is encoded as AAC. Without sound in the source, the picture's file is the result.
-
-    Returns:
-        The file that holds the result: `output`, or `picture`.
-    """
-    with av.open(str(source)) as sound_file:
-        if not sound_file.streams.audio:
-            return picture
-        track = sound_file.streams.audio[0]
-        temporary = output.with_name(f".{uuid.uuid4().hex}.mp4")
-        options = {"movflags": "faststart"}
-        with av.open(str(picture)) as picture_file, av.open(str(temporary), "w", container_options=options) as result:
-            picture_track = picture_file.streams.video[0]
-            picture_out = result.add_stream_from_template(picture_track)
-            if track.codec_context.name in _SOUND_OF_MP4:
-                sound_out = result.add_stream_from_template(track)
-                _copy(sound_file, track, result, sound_out)
-            else:
-                encoder = result.add_stream("aac", rate=track.codec_context.sample_rate)
-                for frame in sound_file.decode(track):
-                    result.mux(encoder.encode(frame))
-                result.mux(encoder.encode(None))
-            _copy(picture_file, picture_track, result, picture_out)
-    temporary.replace(output)
-    return output
-
-
-def _copy(source: InputContainer, track: Stream, result: OutputContainer, out: Stream) -> None:
-    for packet in source.demux(track):
-        # The last one, which flushes decoders, has no time.
-        if packet.dts is not None:
-            packet.stream = out
-            result.mux(packet)

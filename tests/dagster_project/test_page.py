@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from dagster_project.cli import app
 from dagster_project.page import HOST, PageUnavailable, build_page, dresser, gradio, read_spans
 from pipelines.stage import WorkerSettings
+from pipelines.tryon.annotate import AnnotationSettings
 from pipelines.video import probe
 from tests.browser import Browser, open_browser
 from tests.pipelines.media import dancer_frames, write_frames
@@ -54,7 +55,8 @@ def address(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """A page that runs, with a tiny random model, and its folder."""
     pytest.importorskip("gradio", reason="the extra `page` is not installed")
     folder = tmp_path_factory.mktemp("page")
-    page = build_page(dresser(tiny_pipeline(), SETTINGS, folder, WorkerSettings(workers=1)), SETTINGS)
+    annotation = AnnotationSettings(workers=WorkerSettings(workers=1))
+    page = build_page(dresser(tiny_pipeline(), SETTINGS, folder, annotation), SETTINGS)
     # Gradio takes port 0 literally.
     with socket.socket() as free:
         free.bind((HOST, 0))

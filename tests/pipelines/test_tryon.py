@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from diffusers import UniPCMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -17,8 +19,9 @@ from pipelines.captions.rows import global_caption
 from pipelines.clips.conditions import hands_on_canvas, window_frames
 from pipelines.clips.letterbox import Letterbox
 from pipelines.store.schemas import AGNOSTIC_MASKS
+from pipelines.tryon.annotations import Annotations
 from pipelines.tryon.load import LoadedPipeline
-from pipelines.tryon.run import Annotations, Garment, spans_of, tryon_video
+from pipelines.tryon.run import Garment, spans_of, tryon_video
 from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoReader, VideoWriter
 from tests.conftest import frame_number, moving_frames
@@ -177,6 +180,33 @@ def test_tryon_writes_the_source_with_another_garment(moving_video, annotations,
     assert record["windows"] == [[3, 8], [6, 11], [9, 14], [10, 15]] and progress[-1] == (4, 4)
     assert record["spans"] == [{"start": 5, "end": 9, "text": "zip up"}] and record["prompt"] == "a person"
     assert record["garments"] == ["red"] and record["digests"] == {"vae": "tiny"} and json.dumps(record)
+
+
+def test_the_record_says_what_was_used(moving_video, annotations, loaded, tmp_path):
+    def record(changed):
+        return tryon_video(
+            changed, moving_video, [GARMENT], annotations, tmp_path / "out.mp4", SETTINGS, start=4, num_frames=5
+        )
+
+    first = record(loaded)
+    assert first["category"] == "upper_body" and first["use_hands"] is True and first["use_actions"] is True
+    assert first["device"] == "cpu" and first["dtype"].keys() == {"vae", "transformer", "text_encoder"}
+    assert (
+        set(first["dtype"].values()) == {"float32"} and first["scheduler"]["class"] == "FlowMatchEulerDiscreteScheduler"
+    )
+    # The scheduler was built with its own default, which is not the setting's.
+    assert SETTINGS.flow_shift == 3.0 and first["scheduler"]["shift"] == first["settings"]["flow_shift"] == 1.0
+
+    before = loaded.pipe.scheduler
+    try:
+        loaded.pipe.scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+        )
+        other = record(replace(loaded, use_hands=False, use_actions=False))
+    finally:
+        loaded.pipe.scheduler = before
+    assert other["scheduler"]["class"] == "UniPCMultistepScheduler" and other["settings"]["flow_shift"] == 5.0
+    assert other["use_hands"] is False and other["use_actions"] is False and json.dumps(other)
 
 
 def test_tryon_is_reproducible_and_follows_seed_and_spans(moving_video, annotations, loaded, tmp_path):

@@ -25,6 +25,7 @@ from pipelines.store.schemas import (
 )
 from pipelines.tryon.batch import NothingToDress, choose_pairs, run_tryon
 from pipelines.video import VideoReader
+from tests.pipelines.test_tryon_sound import FLASH_S, flash_and_tone, write_flash
 from tests.pipelines.tryon_scene import HEIGHT, SETTINGS, WIDTH, scene_annotations, tiny_pipeline
 
 FAST = SETTINGS.model_copy(update={"max_frames": 5, "guidance_scale": 1.0, "checkpoint": "c1"})
@@ -162,6 +163,8 @@ def test_rows_videos_and_reuse(lake, moving_video, loaded):
         with VideoReader(lake.blobs.local_path(row["uri"])) as reader:
             assert (reader.info.width, reader.info.height, reader.info.num_frames) == (WIDTH, HEIGHT, 5)
         assert lake.blobs.exists(row["side_by_side_uri"])
+        sheet = cv2.imread(str(lake.blobs.local_path(row["sheet_uri"])))
+        assert sheet.shape == (5 * HEIGHT, 4 * WIDTH, 3), "five moments of source, agnostic, garment and result"
 
     again = run_tryon(lake, FAST, loaded=loaded)
     assert (again.made, again.reused) == (0, 2) and again.table_version == report.table_version
@@ -169,6 +172,19 @@ def test_rows_videos_and_reuse(lake, moving_video, loaded):
 
     other = run_tryon(lake, FAST.model_copy(update={"seed": 3, "pairs": "paired"}), loaded=loaded)
     assert (other.made, other.reused) == (1, 0) and lake.read(TRYON_VIDEOS).num_rows == 1
+
+
+def test_the_sound_of_the_part_that_is_made_comes_along(lake, loaded, tmp_path):
+    """A flash and a tone that begins with it, in a file whose picture starts 0.58 s after its sound."""
+    source = write_flash(tmp_path / "source.mkv", 0.58, 0.0)
+    fill(lake, source, [garment(lake, "red")], [{"video_id": "a", "split": "test", "num_frames": 50}])
+    part = FAST.model_copy(update={"max_frames": 45, "pairs": "paired"})
+    report = run_tryon(lake, part, loaded=loaded)
+    assert report.failures == {}
+    (row,) = lake.read(TRYON_VIDEOS).to_pylist()
+    assert (row["start_frame"], row["num_frames"]) == (0, 45)
+    flash, tone = flash_and_tone(lake.blobs.local_path(row["uri"]))
+    assert flash == pytest.approx(FLASH_S, abs=0.002) and tone == pytest.approx(flash, abs=0.003)
 
 
 def test_one_bad_garment_is_a_row_and_the_rest_goes_on(lake, moving_video, loaded):

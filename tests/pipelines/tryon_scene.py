@@ -15,8 +15,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from models.itryon.pipeline import ITryOnPipeline
 from pipelines.arrays import encode_mask
 from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, HANDS, POSE
+from pipelines.tryon.annotations import Annotations
 from pipelines.tryon.load import LoadedPipeline
-from pipelines.tryon.run import Annotations
 from pipelines.tryon.settings import TryOnSettings
 from tests.models.itryon_tiny import tiny_model, tiny_vae, trained
 
