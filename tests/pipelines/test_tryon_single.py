@@ -238,7 +238,7 @@ def test_a_file_that_kills_what_reads_it_is_refused_and_the_caller_lives(inputs,
         with monkeypatch.context() as patch:
             patch.setattr(f"pipelines.tryon.single.{name}", crash)
             with pytest.raises(CannotDress, match=rf"{broken.name} cannot be used: The decoder crashed on it"):
-                tryon_file(tiny_pipeline(), video, garment, tmp_path / "result.mp4", lake, SETTINGS, annotation=ANNOTATION)
+                tryon_file(tiny_pipeline(), video, garment, tmp_path / "x.mp4", lake, SETTINGS, annotation=ANNOTATION)
 
 
 def crash(*_: object) -> None:
