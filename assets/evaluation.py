@@ -1,14 +1,22 @@
 """`video_metrics` and `isr_scores`: how good the try-on videos of a checkpoint are, and whether hands still act."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.metadata import picture, reasons, static_metadata, table_metadata, upstream_metadata
 from assets.progress import steps_progress
 from pipelines.evaluation.settings import ISR_VERSION, METRICS_VERSION
+from pipelines.evaluation.shown import interval_shown
 from pipelines.store import Commit
 from pipelines.store.schemas import ISR_SCORES, VIDEO_METRICS
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.rates import Rate
+
+_MOST_CLIPS = 40
+"""Try-on videos whose rates are shown with a run; all verdicts are in the table."""
 
 _COMMON: dict[str, Any] = {
     "group_name": "evaluation",
@@ -111,11 +119,8 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             )
         except NothingToEvaluate as e:
             raise dg.Failure(str(e), allow_retries=False) from e
-    table = ["| action | success rate | interval | judged | unanswered |", "|---|---|---|---|---|"]
-    for r in report.rates:
-        rate = "–" if r.rate is None else f"{r.rate:.2f}"
-        interval = "–" if r.rate is None else f"{r.low:.2f} to {r.high:.2f}"
-        table.append(f"| {r.action} | {rate} | {interval} | {r.judged} | {r.unanswered} |")
+    # Clips in which least was done say most.
+    clips = sorted(report.clips.values(), key=lambda r: (r.rate is None, r.rate or 0, r.action))[:_MOST_CLIPS]
     overall = report.rates[0]
     kappa = report.validation.kappa
     # An interaction that failed says more than one that went well.
@@ -125,7 +130,8 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     cost = [r["cost"] for r in report.rows if r["cost"] is not None]
     return dg.MaterializeResult(
         metadata={
-            "rates": dg.MetadataValue.md("\n".join(table)),
+            "rates": _rates_table("action", report.rates),
+            "clips": _rates_table("try-on video", clips),
             "evidence": evidence,
             "judge": report.judge,
             "judge_agreement": report.validation.text,
@@ -139,6 +145,15 @@ def isr_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             digest(sorted((r["tryon_id"], r["start_frame"], str(r["success"])) for r in report.rows))[:32]
         ),
     )
+
+
+def _rates_table(of: str, found: "Sequence[Rate]") -> dg.MetadataValue:
+    table = [f"| {of} | success rate | interval | judged | unanswered |", "|---|---|---|---|---|"]
+    for r in found:
+        rate = "–" if r.rate is None else f"{r.rate:.2f}"
+        interval = interval_shown(r.low, r.high)
+        table.append(f"| {r.action} | {rate} | {interval} | {r.judged} | {r.unanswered} |")
+    return dg.MetadataValue.md("\n".join(table))
 
 
 evaluation_assets = [video_metrics, isr_scores]

@@ -38,12 +38,15 @@ def evaluate(
         if as_json is not None or setting != "auto":
             raise fail("--json and --setting are for two folders: name --pred and --gt")
         from dagster_project.reports import metadata_of
+        from dagster_project.scoring import print_scores
+        from pipelines.store import DeltaStore
 
         scored = ["video_metrics", "isr_scores", "leaderboard"]
         result = materialized("model", None, scored, resources | {"evaluation": values}, verbose)
-        rate, agreement = (metadata_of(result, "isr_scores", key) for key in ("isr", "judge_agreement"))
-        shown = "nothing judged" if rate is None else f"{rate:.2f}"
-        console.print(f"ISR {shown}, judge {metadata_of(result, 'isr_scores', 'judge')}: {agreement}", highlight=False)
+        judge, agreement, judged = (
+            metadata_of(result, "isr_scores", key) for key in ("judge", "judge_agreement", "checkpoint_id")
+        )
+        print_scores(DeltaStore(), judged, judge, agreement, console)
         return
     if pred is None or gt is None:
         raise fail("name both folders: --pred and --gt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,7 +17,8 @@ from pipelines.evaluation.settings import EvaluationSettings
 from pipelines.ingest.manifest import readable
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.values import EvaluationReport, MetricValue
+    from pipelines.evaluation.values import EvaluationReport
+    from pipelines.store import DeltaStore
 
 _MOST_ROWS = 40
 """Videos in the table; all are in the JSON."""
@@ -69,33 +71,66 @@ def score_folders(
 
 def print_metrics(report: EvaluationReport, console: Console) -> None:
     """Metrics of videos and of the set; what could not be computed with its reason, what was left out by name."""
-    compared = {v: {m.metric: m.value for m in ms} for v, ms in sorted(report.videos.items())}
-    names = sorted({n for values in compared.values() for n, v in values.items() if v is not None})
+    compared = {v: {m.metric: m for m in ms} for v, ms in sorted(report.videos.items())}
+    names = sorted({n for found in compared.values() for n, m in found.items() if m.value is not None})
     if names:
-        table = Table("video", *names)
-        for video, values in list(compared.items())[:_MOST_ROWS]:
-            table.add_row(escape(video), *("-" if values.get(n) is None else f"{values[n]:.4f}" for n in names))
+        console.print(f"Mode {report.mode}. Values of a video are means over its frames, without an interval.")
+        table = Table("video", *names, "frames")
+        for video, found in list(compared.items())[:_MOST_ROWS]:
+            values = ["-" if (m := found.get(n)) is None or m.value is None else f"{m.value:.4f}" for n in names]
+            frames = max((m.num_samples for m in found.values()), default=0)
+            table.add_row(escape(video), *values, str(frames) if frames else "-")
         console.print(table)
         if len(compared) > _MOST_ROWS:
             console.print(f"and {len(compared) - _MOST_ROWS} more videos", highlight=False)
     if report.setting == "unpaired":
         console.print("Unpaired: no video has a ground truth of its own, only the sets are compared.", highlight=False)
-    table = Table("metric", "value", "interval", "samples", "network", title=f"mode {report.mode}")
-    for m in report.whole:
-        if m.value is not None:
-            interval = "-" if m.low is None or m.high is None else f"{m.low:.4f} to {m.high:.4f}"
-            table.add_row(m.metric, f"{m.value:.4f}", interval, str(m.num_samples), _network(m))
-    if table.row_count:
-        console.print(table)
-    for m in report.whole:
-        if text := m.note if m.value is not None else f"not computed: {m.reason}":
-            console.print(f"{m.metric}: {escape(text)}", highlight=False)
+    print_set([asdict(m) for m in report.whole], console)
     for name, reason in sorted(report.left_out.items()):
         console.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}", highlight=False)
     if report.left_out:
         console.print(f"{len(report.left_out)} left out", highlight=False)
 
 
-def _network(value: MetricValue) -> str:
-    name, _, digest = value.network.partition(" ")
-    return f"{name} {digest[:12]}".strip() or "-"
+def print_set(metrics: list[dict[str, Any]], console: Console) -> None:
+    """Metrics of a set, each with interval, samples, mode and network; what could not be computed with its reason.
+
+    Args:
+        metrics: As in `video_metrics`.
+        console: Where to.
+    """
+    from pipelines.evaluation.values import network_shown
+
+    table = Table("metric", "value", "interval", "samples", "mode", "network")
+    for m in metrics:
+        if m["value"] is not None:
+            interval = "-" if m["low"] is None or m["high"] is None else f"{m['low']:.4f} to {m['high']:.4f}"
+            network = network_shown(m["network"]) or "-"
+            table.add_row(m["metric"], f"{m['value']:.4f}", interval, str(m["num_samples"]), m["mode"], network)
+    if table.row_count:
+        console.print(table)
+    for m in metrics:
+        if text := m.get("note") if m["value"] is not None else f"not computed: {m['reason']}":
+            console.print(f"{m['metric']}: {escape(text)}", highlight=False)
+
+
+def print_scores(store: DeltaStore, checkpoint_id: str, judge: str, agreement: str, console: Console) -> None:
+    """Metrics of a checkpoint's try-on videos, and its success rate with interval, count and judge.
+
+    Args:
+        store: The lake.
+        checkpoint_id: Checkpoint.
+        judge: Judge of the rate.
+        agreement: What is known of its agreement with known truth.
+        console: Where to.
+    """
+    from pipelines.evaluation.leaderboard import leaderboard_rows
+    from pipelines.evaluation.shown import shown
+
+    (row,) = leaderboard_rows(store, [checkpoint_id])
+    print_set(row["metrics"], console)
+    rate = "nothing judged"
+    if row["isr"] is not None:
+        rate = f"{shown(row['isr'], row['isr_low'], row['isr_high'])} of {row['isr_judged']} judged"
+    unanswered = f", {row['isr_unanswered']} unanswered" if row["isr_unanswered"] else ""
+    console.print(f"ISR {rate}{unanswered}, judge {escape(judge)}: {escape(agreement)}", highlight=False)

@@ -133,7 +133,7 @@ def bootstrap_interval(
     for one, two in zip(*drawn):
         counts = [_counts(first, own, one), _counts(second, other, two)]
         if min(c.sum() for c in counts) >= 2:
-            distances.append(frechet_distance(a, b, *counts, lost=lost))
+            distances.append(frechet_distance(a, b, counts[0], counts[1], lost))
     draws = np.array(distances)
     interval = percentile_interval(draws, confidence)
     if interval is None:

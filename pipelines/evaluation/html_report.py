@@ -22,7 +22,8 @@ from pipelines.checkpoints.train import CheckpointMissing, find_checkpoint
 from pipelines.checks import FAIR_KAPPA
 from pipelines.evaluation.judges.validation import newest_validation
 from pipelines.evaluation.leaderboard import higher_is_better, leaderboard_rows
-from pipelines.evaluation.rates import OVERALL, rates
+from pipelines.evaluation.rates import OVERALL, clip_rates, rates, votes_rate
+from pipelines.evaluation.values import network_shown
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import GARMENTS, ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
 from pipelines.store.studio_schemas import JUDGE_REPORTS
@@ -68,6 +69,7 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
     environment = Environment(
         loader=PackageLoader("pipelines.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["network"] = network_shown
     environment.filters["moment"] = lambda at: at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = environment.get_template("report.html").render(
         row=row,
@@ -147,8 +149,13 @@ def _videos(store: DeltaStore, checkpoint_id: str, files: _Files) -> list[dict[s
                 "garment": garments.get(tryon["garment_id"], tryon["garment_id"]),
                 "side_by_side": files.copy(tryon["side_by_side_uri"], "videos", tryon_id),
                 "metrics": metrics.get(tryon_id, []),
+                "rate": clip_rates([(tryon_id, v["success"]) for v in mine]).get(tryon_id),
                 "verdicts": [
-                    v | {"evidence": files.copy(v["evidence_uri"], "evidence", f"{tryon_id}-{i}")}
+                    v
+                    | {
+                        "evidence": files.copy(v["evidence_uri"], "evidence", f"{tryon_id}-{i}"),
+                        "voted": votes_rate(v["votes"] or []),
+                    }
                     for i, v in enumerate(mine)
                 ],
             }

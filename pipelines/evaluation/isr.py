@@ -18,7 +18,7 @@ from pipelines.captions.stage import vlm_cache
 from pipelines.evaluation.evidence import AnnotatedSource
 from pipelines.evaluation.judges.validation import Validation, newest_validation
 from pipelines.evaluation.metrics import newest_id, tryon_rows
-from pipelines.evaluation.rates import Rate, rates
+from pipelines.evaluation.rates import Rate, clip_rates, rates
 from pipelines.evaluation.settings import ISR_VERSION, IsrSettings
 from pipelines.previews.evidence import evidence_sheet
 from pipelines.store import Commit, DeltaStore
@@ -34,6 +34,7 @@ class IsrReport:
         judge: Judge with version or model.
         validation: What is known of its agreement with known truth.
         rates: Overall first, then by action.
+        clips: tryon_id -> rate of its interactions.
         rows: Verdicts, as in the table.
         table_version: Version of `isr_scores` behind the run.
     """
@@ -42,6 +43,7 @@ class IsrReport:
     judge: str
     validation: Validation
     rates: list[Rate] = field(default_factory=list)
+    clips: dict[str, Rate] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     table_version: int | None = None
 
@@ -134,6 +136,7 @@ def judge_checkpoint(
             if on_verdict:
                 on_verdict(row)
     report.rates = rates([(r["action"], r["success"]) for r in report.rows], settings.confidence)
+    report.clips = clip_rates([(r["tryon_id"], r["success"]) for r in report.rows], settings.confidence)
     table = pa.Table.from_pylist(report.rows, ISR_SCORES.schema)
     report.table_version = store.replace(ISR_SCORES, table, {"checkpoint_id": checkpoint_id}, commit)
     return report

@@ -67,10 +67,13 @@ def read_leaderboard(store: DeltaStore) -> list[dict[str, Any]]:
 
 
 def best_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows in order: success rate, then LPIPS, then SSIM, then the younger one; what is not known comes last."""
+    """Rows in order: success rate, then LPIPS, then SSIM, then the younger one; what is not known comes last.
+
+    Metrics of mode legacy do not count: they are for comparison with published figures.
+    """
 
     def key(row: dict[str, Any]) -> tuple:
-        values = {m["metric"]: m["value"] for m in row["metrics"]}
+        values = {titled(m): m["value"] for m in row["metrics"]}
         wanted = (row["isr"], _negative(values.get("lpips")), values.get("ssim"))
         return (*((v is not None, v or 0.0) for v in wanted), row["trained_at"])
 
@@ -169,9 +172,14 @@ def _isr(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def titled(metric: dict[str, Any]) -> str:
+    """Name of a metric, with its mode unless that is `corrected`: values of two modes are two metrics."""
+    return metric["metric"] if metric["mode"] == "corrected" else f"{metric['metric']} ({metric['mode']})"
+
+
 def columns(row: dict[str, Any], names: list[str]) -> list[str]:
-    """The cells of a row as people read them; `names` are the metrics shown."""
-    of = {m["metric"]: m for m in row["metrics"]}
+    """The cells of a row as people read them; `names` are the metrics shown, see `titled`."""
+    of = {titled(m): m for m in row["metrics"]}
     isr = f"{shown(row['isr'], row['isr_low'], row['isr_high'])}, {row['isr_judged']} judged"
     kappa = "never validated" if row["judge_kappa"] is None else f"{row['judge_kappa']:.2f}"
     values = [of.get(n, {"value": None, "low": None, "high": None}) for n in names]
@@ -206,7 +214,7 @@ def heads(names: list[str]) -> list[str]:
 
 def shown_metrics(rows: list[dict[str, Any]]) -> list[str]:
     """Metrics that at least one row has a value of; the paired ones first."""
-    found = {m["metric"] for r in rows for m in r["metrics"] if m["value"] is not None}
+    found = {titled(m) for r in rows for m in r["metrics"] if m["value"] is not None}
     return sorted(found, key=lambda n: (n not in ("ssim", "lpips"), n))
 
 

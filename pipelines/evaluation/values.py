@@ -75,15 +75,20 @@ class EvaluationReport:
         }
 
 
+def network_shown(label: str | None) -> str:
+    """A network with the beginning of its digest; empty where none was used."""
+    name, _, digest = (label or "").partition(" ")
+    return f"{name} {digest[:12]}".strip()
+
+
 def markdown_table(report: EvaluationReport) -> str:
     """The metrics of the set that could be computed as a Markdown table; without their notes, which are sentences."""
     computed = [m for m in report.whole if m.value is not None]
     if not computed:
         return "no metric could be computed"
-    lines = ["| metric | value | interval | samples | network |", "|---|---|---|---|---|"]
+    lines = ["| metric | value | interval | samples | mode | network |", "|---|---|---|---|---|---|"]
     for m in computed:
         interval = "–" if m.low is None or m.high is None else f"{m.low:.4f} to {m.high:.4f}"
-        name, _, digest = m.network.partition(" ")
-        network = f"{name} `{digest[:12]}`" if digest else name or "–"
-        lines.append(f"| {m.metric} | {m.value:.4f} | {interval} | {m.num_samples} | {network} |")
+        network = network_shown(m.network) or "–"
+        lines.append(f"| {m.metric} | {m.value:.4f} | {interval} | {m.num_samples} | {m.mode} | {network} |")
     return "\n".join(lines)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from dagster_project.cli import app
+from dagster_project.scoring import print_scores
+from pipelines.store import DeltaStore
 from pipelines.video import VideoWriter
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +56,31 @@ def test_pairs_are_scored_and_what_is_missing_is_told(tmp_path: Path) -> None:
     assert whole["lpips"]["value"] is None and "lpips_alex" in whole["lpips"]["reason"]
     assert {"alone", "small"} <= set(written["left_out"])
     assert not (tmp_path / "lake").exists()
+    row = next(line for line in done.output.splitlines() if line.startswith("│ ssim"))
+    assert [c.strip() for c in row.strip("│").split("│")] == ["ssim", "1.0000", "-", "1", "corrected", "-"]
+    row = next(line for line in done.output.splitlines() if line.startswith("│ [one]"))
+    assert row.strip("│ ").endswith("4") and "Mode corrected. Values of a video are means" in done.output
+
+
+def test_scores_of_a_checkpoint_have_mode_network_samples_and_intervals(lake: DeltaStore) -> None:
+    add_training_set(lake)
+    add_checkpoint(
+        lake, "mine", verdicts=[True, False, None], metrics={"ssim": (0.9, 0.88, 0.92), "lpips": (None,) * 3}
+    )
+    console = Console(width=160, file=io.StringIO(), record=True)
+    print_scores(lake, "mine", "kinematic [1]", "kappa 0.70", console)
+    printed = console.export_text()
+    row = next(line for line in printed.splitlines() if line.startswith("│ ssim"))
+    assert [c.strip() for c in row.strip("│").split("│")] == [
+        "ssim",
+        "0.9000",
+        "0.8800 to 0.9200",
+        "2",
+        "corrected",
+        "-",
+    ]
+    assert "lpips: not computed: no network" in printed
+    assert "ISR 0.50 (0.09 to 0.91) of 2 judged, 1 unanswered, judge kinematic [1]: kappa 0.70" in printed
 
 
 def test_folders_with_nothing_in_common(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from pipelines.evaluation.cache import ArrayCache
 from pipelines.evaluation.isr import judge_checkpoint, make_judge
 from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint, evaluate_folders
 from pipelines.evaluation.paired import PairedMeter, mean_over_videos
-from pipelines.evaluation.rates import OVERALL, rates
+from pipelines.evaluation.rates import OVERALL, clip_rates, rates, votes_rate
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings
 from pipelines.evaluation.values import MetricValue, markdown_table
 from pipelines.store import Commit, DeltaStore
@@ -229,7 +229,9 @@ def test_folders_pair_by_name(tmp_path: Path, meter: PairedMeter) -> None:
     assert whole["ssim"].num_samples == 1
     assert whole["fvd_videomae_paired"].value is None and "videomae.pth" in whole["fvd_videomae_paired"].reason
     assert json.loads(json.dumps(report.as_json()))["num_left_out"] == 2
-    assert "| ssim | 1.0000 |" in markdown_table(report) and "videomae" not in markdown_table(report)
+    assert "| ssim | 1.0000 | – | 1 | corrected | – |" in markdown_table(report) and "videomae" not in markdown_table(
+        report
+    )
 
 
 def test_folders_with_other_names_are_compared_as_sets(tmp_path: Path, meter: PairedMeter) -> None:
@@ -386,6 +388,8 @@ def test_judge_sees_the_same_frames_of_source_and_result(tryon_lake: DeltaStore)
     assert (overall.action, overall.successes, overall.judged) == (OVERALL, 1, 1)
     assert overall.unanswered == len(table) - 1
     assert json.dumps(report.rates[0].__dict__)
+    assert set(report.clips) == {r["tryon_id"] for r in table}
+    assert sum(c.judged for c in report.clips.values()) == 1 and all(c.low is None for c in report.clips.values())
 
 
 def test_embedded_judge_runs_on_the_lake(tryon_lake: DeltaStore) -> None:
@@ -446,3 +450,21 @@ def test_rates_count_every_verdict_once_and_lie_in_their_interval(verdicts: list
         half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         assert r.low == pytest.approx(max(0, centre - half), abs=1e-9)
         assert r.high == pytest.approx(min(1, centre + half), abs=1e-9)
+
+
+def test_a_clip_has_an_interval_from_two_judged_interactions_on() -> None:
+    verdicts = [("a", True), ("b", True), ("a", False), ("a", True), ("b", None), ("c", None)]
+    found = clip_rates(verdicts)
+    assert list(found) == ["a", "b", "c"] and found["a"].rate == pytest.approx(2 / 3)
+    # Wilson's interval of 2 of 3 at 95 %, from its textbook form.
+    assert (found["a"].low, found["a"].high) == (pytest.approx(0.2077, abs=1e-4), pytest.approx(0.9385, abs=1e-4))
+    assert (found["b"].rate, found["b"].judged, found["b"].unanswered, found["b"].low) == (1, 1, 1, None)
+    assert found["c"].rate is None and found["c"].unanswered == 1
+    narrower = clip_rates(verdicts, 0.5)["a"]
+    assert found["a"].low < narrower.low < narrower.high < found["a"].high
+
+
+def test_votes_have_an_interval_where_there_are_several() -> None:
+    votes = votes_rate([True, True, False])
+    assert (votes.successes, votes.judged) == (2, 3) and votes.low == pytest.approx(0.2077, abs=1e-4)
+    assert votes_rate([True]) is None and votes_rate([]) is None

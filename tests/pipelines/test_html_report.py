@@ -162,6 +162,40 @@ def test_every_rate_has_the_kappa_of_its_judge_on_that_action(page, lake, tmp_pa
     assert kappas == {"overall": "0.71", "adjust_hem": "0.31", "operate_zipper": "–"}
 
 
+def test_every_number_has_mode_network_samples_and_interval(page, lake, tmp_path):
+    digest = "0123456789abcdef" * 4
+    rows = lake.read(VIDEO_METRICS, where={"checkpoint_id": "mine"}).to_pylist()
+    of_set = next(r for r in rows if r["metric"] == "ssim") | {"num_samples": 8}
+    lpips = {"metric": "lpips", "value": 0.123, "low": 0.1, "high": 0.15, "network": f"lpips-alex {digest}"}
+    legacy = lpips | {"metric": "lpips", "value": 0.456, "mode": "legacy", "network": f"lpips-squeeze {digest}"}
+    of_video = lpips | {"tryon_id": "good", "video_id": "v1", "low": None, "high": None, "num_samples": 17}
+    put(lake, VIDEO_METRICS, [of_set, of_set | lpips, of_set | legacy, of_set | of_video])
+    parsed = Page(write_report(lake, "mine", tmp_path / "whole").page.read_text())
+    assert parsed.tables["metrics"][0][2:] == ["value", "interval", "samples", "mode", "network"]
+    cells = sorted(r[2:] for r in parsed.tables["metrics"][1:] if r[0] == "lpips")
+    assert cells[0] == ["0.1230", "0.1000 to 0.1500", "8", "corrected", "lpips-alex 0123456789ab"]
+    assert cells[1] == ["0.4560", "0.1000 to 0.1500", "8", "legacy", "lpips-squeeze 0123456789ab"]
+    text = " ".join(parsed.text.split())
+    assert "LPIPS, lower is better0.123 0.100 to 0.150, 8 videos, corrected, lpips-alex 0123456789ab" in text
+    assert "0.456 0.100 to 0.150, 8 videos, legacy, lpips-squeeze 0123456789ab" in text
+    assert "SSIM, higher is better0.900 0.880 to 0.920, 8 videos, corrected" in text
+    assert "LPIPS 0.123 (corrected, 17 frames, lpips-alex 0123456789ab)" in text
+
+
+def test_clips_and_votes_have_their_rates(page, lake, tmp_path):
+    _, parsed = page
+    assert parsed.text.count("1 of 1 interactions done.") == 1 and parsed.text.count("0 of 1 interactions done.") == 1
+    assert "Votes for done" not in parsed.text
+    rows = lake.read(ISR_SCORES, where={"checkpoint_id": "mine"}).to_pylist()
+    good = next(r for r in rows if r["tryon_id"] == "good")
+    more = {"start_frame": 20, "end_frame": 29, "success": False, "votes": [False, True, False]}
+    unknown = {"start_frame": 40, "end_frame": 49, "success": None, "votes": [True]}
+    put(lake, ISR_SCORES, [*rows, good | more, good | unknown])
+    again = " ".join(Page(write_report(lake, "mine", tmp_path / "votes").page.read_text()).text.split())
+    assert "1 of 2 interactions done, 0.50 (0.09 to 0.91), 1 unanswered." in again
+    assert "Votes for done: 1 of 3, 0.33 (0.06 to 0.79)." in again and again.count("Votes for done") == 1
+
+
 def test_a_checkpoint_without_anything_has_a_report_that_says_so(page, lake, tmp_path):
     parsed = Page(write_report(lake, "parent", tmp_path / "other").page.read_text())
     assert "There are no try-on videos" in parsed.text and "No interaction was judged" in parsed.text

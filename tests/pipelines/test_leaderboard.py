@@ -118,3 +118,16 @@ def test_texts_that_are_not_shown_are_not_read(lake: DeltaStore, monkeypatch):
     read.clear()
     assert leaderboard_rows(lake, ["a"]) == [a] and leaderboard_rows(lake, []) == []
     assert not {"b"} & {c for t in read if "checkpoint_id" in t.schema.names for c in t["checkpoint_id"].to_pylist()}
+
+
+def test_values_of_the_two_modes_do_not_mix(lake: DeltaStore):
+    add_training_set(lake)
+    for name, corrected, legacy in (("good", 0.1, 0.9), ("bad", 0.3, 0.2)):
+        add_checkpoint(lake, name, metrics={"lpips": (corrected, None, None)})
+        (row,) = lake.read(VIDEO_METRICS, where={"checkpoint_id": name}).to_pylist()
+        put(lake, VIDEO_METRICS, [row, row | {"mode": "legacy", "value": legacy}])
+    rows = leaderboard_rows(lake)
+    assert [r["checkpoint_id"] for r in rows] == ["good", "bad"]
+    head, _, first, second, *_ = leaderboard_markdown(rows).splitlines()
+    assert "| lpips | lpips (legacy) |" in head
+    assert "| 0.100 | 0.900 |" in first and "| 0.300 | 0.200 |" in second
