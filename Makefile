@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Idle OpenMP threads sleep: spinning ones slow their neighbours down.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup weights demo test ui-test coverage faults fuzz bench ablation lint hooks format ui snapshots clean
+.PHONY: help setup weights demo test ui-test coverage faults fuzz bench ablation lint audit hooks format ui snapshots clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -65,6 +65,11 @@ lint: $(STAMP)  ## Check style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Strict: where the database of advisories does not know a package, that is an error and not "no known vulnerabilities".
+audit: $(STAMP)  ## Ask PyPI's database of advisories about every installed package
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > $(VENV)/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r $(VENV)/installed.txt
 
 hooks: $(STAMP)  ## Check style, types and import rules before every commit
 	$(BIN)/pre-commit install

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import dagster as dg
 import pytest
@@ -137,4 +138,32 @@ def test_the_command_line_works_on_it(home, server, tmp_path):
         # Its one file is no video, which the blocking check says.
         assert run.status is dg.DagsterRunStatus.FAILURE
         assert instance.get_latest_materialization_event(dg.AssetKey("videos")) is not None
-    assert PASSWORD not in done.stdout + done.stderr
+    # A database that refuses is when libraries print what they asked for.
+    refused = subprocess.run(
+        command, cwd=REPOSITORY, env=environment | {"DAGSTER_PG_PORT": "1"}, capture_output=True, text=True
+    )
+    assert refused.returncode != 0 and "refused" in refused.stdout + refused.stderr
+    texts = [done.stdout, done.stderr, refused.stdout, refused.stderr, *everything_stored(server)]
+    assert any("0 of 1" in t or "text.mp4" in t for t in texts) and len(texts) > 20, "the history is searched"
+    folders = (tmp_path, Path(server["DAGSTER_FILES"]))
+    files = [p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()]
+    assert len(files) > 20
+    for written in (PASSWORD, quote(PASSWORD, safe=""), quote_plus(PASSWORD)):
+        assert not any(written in t for t in texts)
+        assert not any(written.encode() in data for data in files)
+
+
+def everything_stored(server: dict[str, str]) -> list[str]:
+    """Every row of every table of the database, as text."""
+    import psycopg2
+
+    names = {"host": "HOST", "port": "PORT", "user": "USERNAME", "password": "PASSWORD", "dbname": "DB"}
+    connection = psycopg2.connect(**{k: server[f"DAGSTER_PG_{v}"] for k, v in names.items()})
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+        rows = []
+        for (table,) in cursor.fetchall():
+            cursor.execute(f'SELECT t::text FROM "{table}" AS t')
+            rows += [text for (text,) in cursor.fetchall()]
+    connection.close()
+    return rows

@@ -71,11 +71,11 @@ def arm(moment: str, whom: str, lake: str) -> None:
     if kind in ("before", "after"):
         replace, now = delta.DeltaStore.replace, Once(whom)
 
-        def killing_replace(self: Any, spec: Any, rows: Any, where: Any, commit: Any) -> int:
+        def killing_replace(self: Any, spec: Any, rows: Any, where: Any, commit: Any, **more: Any) -> int:
             hit = what in (spec.name, f"{spec.name}/{where.get('stage')}")
             if hit and kind == "before":
                 now()
-            version = replace(self, spec, rows, where, commit)
+            version = replace(self, spec, rows, where, commit, **more)
             if hit:
                 now()
             return version

@@ -71,3 +71,10 @@ def run_to(cfg: TrainConfig, goal: int) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
         patch.setattr(loop, "Reporter", Watch)
         train(cfg.model_copy(update={"checkpoint_every": goal}))
+
+
+def write_config(cfg: TrainConfig, folder: Path) -> Path:
+    """The configuration as a file that the trainer's command line reads."""
+    path = folder / "config.json"
+    path.write_text(cfg.model_dump_json())
+    return path

@@ -1,4 +1,7 @@
-"""Ingestion of real files, good and bad: every file is a row, nothing is lost, nothing is done twice."""
+"""Ingestion of real files, good and bad: every file is a row, nothing is lost, nothing is done twice.
+
+One module, though long: most of it looks at one batch of every kind of bad input, which is ingested once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pictures of the studio: what is drawn where, textures the right way round, light, places, films, product photos."""
+"""Pictures of the studio: what is drawn where, textures the right way round, light, places, films, product photos.
+
+One module, though long: all of it looks at the few small scenes that the helpers on top of it draw.
+"""
 
 from __future__ import annotations
 
