@@ -56,10 +56,8 @@ class StoredAnnotations:
     def of_frames(self, start: int, stop: int) -> Annotations:
         """The rows of frames [start, stop), and all captions."""
         where = self._where | {"frame": list(range(start, stop))}
-        tables = (
-            self._store.read(t, where=where, version=self._versions[t.name]) for t in (POSE, AGNOSTIC_MASKS, HANDS)
-        )
-        return Annotations(*tables, self.captions)
+        pose, masks, hands = (self._store.read(t, where=where, version=self._versions[t.name]) for t in _BY_FRAME)
+        return Annotations(pose, masks, hands, self.captions)
 
     def has_mask(self, start: int, stop: int) -> bool:
         """Whether any of the frames [start, stop) has an agnostic mask."""
