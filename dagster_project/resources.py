@@ -8,7 +8,7 @@ https://docs.dagster.io/guides/build/external-resources.
 from __future__ import annotations
 
 import types
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import dagster as dg
 from pydantic import BaseModel, Field, create_model
@@ -67,10 +67,12 @@ def _lists(value: Any) -> Any:
 
 
 def _dagster_type(annotation: Any) -> Any:
-    """Dagster's configuration has no tuples and wants `dagster.Config` for nested models."""
+    """Dagster's configuration has no tuples, reads no `Annotated`, and wants `dagster.Config` for nested models."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _config_class(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _dagster_type(args[0])
     if origin is tuple:
         return list[_dagster_type(args[0])]  # type: ignore[misc]
     if origin is list:

@@ -219,8 +219,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
 
         if not isinstance(config, FirstBlockCacheConfig):
             raise ValueError(
-                f"{type(config).__name__} is not measured on this model or does not fit it: captions are projected "
-                "once for all steps and guidance is one batch. FirstBlockCacheConfig works, see docs/architecture.md"
+                f"{type(config).__name__} saves nothing on this model or is wrong, see Step caches in "
+                "docs/architecture.md: FirstBlockCacheConfig works"
             )
         TransformerBlockRegistry.register(
             ITryOnTransformerBlock,

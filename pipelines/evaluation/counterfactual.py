@@ -128,7 +128,7 @@ def evaluate_clips(
             prompt=entry.global_caption,
         )
         result, source, truth = (_frames(p) for p in (written.video, folder / entry.video, other))
-        best = through_autoencoder(loaded.pipe.vae, truth, settings.sizes)
+        best = through_autoencoder(loaded.pipe.vae, truth, loaded.pipe.config.sizes)
         action = entry.actions[0].action if entry.actions else ""
         found = Comparison(name, action, *compare(result, source, truth, best))
         comparisons.append(found)

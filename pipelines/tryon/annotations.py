@@ -56,8 +56,8 @@ class StoredAnnotations:
     def of_frames(self, start: int, stop: int) -> Annotations:
         """The rows of frames [start, stop), and all captions."""
         where = self._where | {"frame": list(range(start, stop))}
-        tables = (self._store.read(t, where=where, version=self._versions[t.name]) for t in _BY_FRAME)
-        return Annotations(*tables, self.captions)
+        pose, masks, hands = (self._store.read(t, where=where, version=self._versions[t.name]) for t in _BY_FRAME)
+        return Annotations(pose, masks, hands, self.captions)
 
     def fingerprints(self, stage: str) -> pa.ChunkedArray:
         """What each row of a stage was made of, one value a row."""
