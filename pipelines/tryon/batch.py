@@ -186,7 +186,8 @@ def run_tryon(
     before = {r["tryon_id"]: r for r in store.read(TRYON_VIDEOS, where=where).to_pylist()}
     rows: dict[str, dict[str, Any]] = {}
     versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
-    dressing = settings.model_dump(mode="json", exclude={"checkpoint", "batches", "max_videos", "pairs", "device", "offload"})
+    elsewhere = {"checkpoint", "batches", "max_videos", "pairs", "device", "offload"}
+    dressing = settings.model_dump(mode="json", exclude=elsewhere)
     missing = store.blobs.missing(u for r in before.values() for u in (r[c] for c in _BLOBS))
     todo = []
     for pair in pairs:
