@@ -119,10 +119,11 @@ def main(
     lines = [
         "# What the AC loss weighs\n",
         "Made by `python -m benchmarks.ablation.denoising` after `make ablation`: mean squared velocity errors on "
-        f"{len(next(iter(rows.values()))[0])} held-back clips with an interaction, at {DRAWS} noise levels each, drawn "
-        "as in training, the same noise for all rows; weighted over channels and positions as in training. Acting: "
-        "latent frames in which the interaction happens, which the loss counts 1 + lambda times. They are "
-        f"{interactive:.0%} of the latent frames of training clips with an interaction, and {everything:.0%} of all.\n",
+        f"{len(next(iter(rows.values()))[0])} held-back clips with an interaction, each scene in two garments, at "
+        f"{DRAWS} noise levels each, drawn as in training, the same noise for all rows; weighted over channels and "
+        "positions as in training. Acting: latent frames in which the interaction happens, which the loss counts "
+        f"1 + lambda times. They are {interactive:.0%} of the latent frames of training clips with an interaction, and "
+        f"{everything:.0%} of all.\n",
         "| row | seeds | acting | the others | acting / others |",
         "|---|---|---|---|---|",
     ]
