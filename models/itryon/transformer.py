@@ -219,8 +219,8 @@ class ITryOnTransformer3DModel(WanVACETransformer3DModel):
 
         if not isinstance(config, FirstBlockCacheConfig):
             raise ValueError(
-                f"{type(config).__name__} saves nothing on this model or is wrong, see Step caches in "
-                "docs/architecture.md: FirstBlockCacheConfig works"
+                f"{type(config).__name__} was not shown to save time and give the right result on this model, see Step "
+                "caches in docs/architecture.md: use FirstBlockCacheConfig"
             )
         TransformerBlockRegistry.register(
             ITryOnTransformerBlock,

@@ -9,13 +9,20 @@ from typer.testing import CliRunner
 
 from dagster_project import downloads
 from dagster_project.cli import app
-from dagster_project.terminal import console
+from dagster_project.terminal import console, errors
 from models import weights
 
 
 def said(*command: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, list(command))
     return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch) -> None:
+    """Terminals that cut no long path in two."""
+    for terminal in (console, errors):
+        monkeypatch.setattr(terminal, "width", 400)
 
 
 @pytest.fixture
@@ -31,7 +38,6 @@ def fetched(tmp_path, monkeypatch) -> list:
 
     monkeypatch.setenv("ITRYON_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(weights, "fetch", fetch)
-    monkeypatch.setattr(console, "width", 240)
     return asked
 
 
@@ -80,8 +86,7 @@ def test_an_unknown_group_is_refused(tmp_path, monkeypatch):
     assert code == 1 and "nothing" in text and not any(tmp_path.iterdir())
 
 
-def test_a_folder_of_clips_is_rendered_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(console, "width", 240)
+def test_a_folder_of_clips_is_rendered_and_counted(tmp_path):
     out = tmp_path / "batch"
     options = ["--out", str(out), "--clips", "1", "--size", "64x96", "--frames", "18", "--fps", "12", "--workers", "1"]
     code, text = said("studio", *options, "--interaction-share", "0.5", "--action", "adjust_hem", "--no-counterfactual")
@@ -94,8 +99,7 @@ def test_a_folder_of_clips_is_rendered_and_counted(tmp_path, monkeypatch):
     assert f"interactions in {share:.1f} % of the frames" in text and "interaction │ 1" in text
 
 
-def test_a_folder_with_something_else_in_it_stays_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(console, "width", 240)
+def test_a_folder_with_something_else_in_it_stays_as_it_is(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     code, text = said("studio", "--out", str(tmp_path), "--clips", "1")
     assert code == 1 and f"{tmp_path} is not empty and holds no studio batch: name another folder" in text

@@ -194,8 +194,8 @@ def test_the_record_says_what_was_used(moving_video, annotations, loaded, tmp_pa
     assert (
         set(first["dtype"].values()) == {"float32"} and first["scheduler"]["class"] == "FlowMatchEulerDiscreteScheduler"
     )
-    # The scheduler was built with its own default, which is not the setting's.
-    assert SETTINGS.flow_shift == 3.0 and first["scheduler"]["shift"] == first["settings"]["flow_shift"] == 1.0
+    # The setting leaves it to the checkpoint, whose scheduler was built with its own default.
+    assert SETTINGS.flow_shift is None and first["scheduler"]["shift"] == first["settings"]["flow_shift"] == 1.0
 
     before = loaded.pipe.scheduler
     try:
