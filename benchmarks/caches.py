@@ -7,7 +7,6 @@ those of one thread and compared within a video.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from diffusers import FirstBlockCacheConfig
 
+from benchmarks.lake import batch_to_dress
 from models.itryon.conditioning import reference_image
 from models.itryon.embedded import EMBEDDED_DIR
 from models.itryon.pipeline import ITryOnPipeline
@@ -105,14 +105,8 @@ def table(store: DeltaStore, settings: TryOnSettings) -> list[dict[str, float]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.caches", description=__doc__)
-    parser.add_argument("--lake", required=True, help="folder of a lake")
-    parser.add_argument("--batch", required=True, help="a batch of it with all annotations")
-    parser.add_argument("--videos", type=int, default=3, help="most videos to dress")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    settings = TryOnSettings(device="cpu", batches=[args.batch], pairs="unpaired", max_videos=args.videos)
-    for row in table(DeltaStore(args.lake), settings):
+    store, settings = batch_to_dress("benchmarks.caches", __doc__, argv)
+    for row in table(store, settings):
         print("| {threshold:g} | {computed:.0%} | {cpu_ratio:.2f} | {mean:.2f} | {p99:.0f} | {max:.0f} |".format(**row))
     return 0
 

@@ -7,15 +7,14 @@ source in the same frames.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from benchmarks.lake import batch_to_dress
 from models.itryon.embedded import EMBEDDED_DIR
 from models.itryon.windows import seam_ratio
 from pipelines.arrays import decode_mask
@@ -56,14 +55,8 @@ def _frames(path: Path) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.seams", description=__doc__)
-    parser.add_argument("--lake", required=True, help="folder of a lake")
-    parser.add_argument("--batch", required=True, help="a batch of it with all annotations")
-    parser.add_argument("--videos", type=int, default=3, help="most videos to dress")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    settings = TryOnSettings(device="cpu", batches=[args.batch], pairs="unpaired", max_videos=args.videos)
-    store, loaded = DeltaStore(args.lake), load_pipeline(EMBEDDED_DIR, settings)
+    store, settings = batch_to_dress("benchmarks.seams", __doc__, argv)
+    loaded = load_pipeline(EMBEDDED_DIR, settings)
     found = []
     for pair in choose_pairs(store, settings):
         found.append(seams(store, loaded, settings, pair))

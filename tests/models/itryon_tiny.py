@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKLWan
 
-from models.itryon.presets import of_stock
+from models.itryon.presets import of_stock, preset
 from models.itryon.transformer import ITryOnTransformer3DModel
 
 # Of 16 channels a head, as of real ones, turning by complex angles rounds as the stock formula does.
@@ -77,3 +79,11 @@ def tiny_conditions(batch: int = 2, frames: int = 4, seed: int = 0, z: int = 16)
         "segment_index": index,
         "segment_interactive": torch.tensor([False, True, False]).expand(batch, -1),
     }
+
+
+def proportions(name: str) -> dict[str, Any]:
+    """Layers of a preset, as few as keep its VACE and action layers in proportion."""
+    arguments = preset(name)
+    layers = 2 * (arguments["num_layers"] // len(arguments["action_layers"]))
+    kept = {k: [v for v in arguments[k] if v < layers] for k in ("vace_layers", "action_layers")}
+    return {"num_layers": layers, **kept}

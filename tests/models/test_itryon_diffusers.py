@@ -21,7 +21,7 @@ from models.itryon import conditioning
 from models.itryon.losses import ActionSpan
 from models.itryon.pipeline import ITryOnPipeline
 from models.itryon.presets import preset
-from tests.models.itryon_tiny import TINY, tiny_model, tiny_vae, trained
+from tests.models.itryon_tiny import TINY, proportions, tiny_model, tiny_vae, trained
 from tests.models.test_itryon_pipeline import H, W, inputs
 
 
@@ -101,12 +101,7 @@ def text_parts() -> tuple[UMT5EncoderModel, PreTrainedTokenizerFast]:
 def test_the_large_presets_classes_save_load_and_run(name, tmp_path):
     """The layout of the preset (its VACE and action layers in proportion) with Wan's VAE and UMT5, tiny and random."""
     arguments = preset(name)
-    every = arguments["num_layers"] // len(arguments["action_layers"])
-    small = {
-        "num_layers": 2 * every,
-        "vace_layers": [v for v in arguments["vace_layers"] if v < 2 * every],
-        "action_layers": [v for v in arguments["action_layers"] if v < 2 * every],
-    }
+    small = proportions(name)
     assert arguments["in_channels"] == TINY["in_channels"] and arguments["patch_size"] == TINY["patch_size"]
     encoder, tokenizer = text_parts()
     pipe = ITryOnPipeline(

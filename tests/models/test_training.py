@@ -24,17 +24,10 @@ from models.training.data import BatchSequence, ClipSet
 from models.training.loop import train
 from models.training.objective import step_generator, training_losses
 from models.training.signals import PARENT_ENV
-from tests.models.training_clips import TINY, make_clip, make_set, write_manifest
+from tests.models.training_clips import TINY, make_clip, write_manifest
 from tests.models.training_runs import ENDLESS, assert_same, config, curve, run_to, weights, write_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("clips")
-    make_set(root)
-    return root
 
 
 # --- learning -----------------------------------------------------------------------------------------------------

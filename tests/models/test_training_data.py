@@ -24,13 +24,6 @@ from tests.models.training_runs import assert_same, config, weights, write_confi
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("clips")
-    make_set(root)
-    return root
-
-
 # --- data ---------------------------------------------------------------------------------------------------------
 
 

@@ -19,17 +19,10 @@ from models.training.data import ClipSet
 from models.training.loop import train
 from models.training.lora import ADAPTER_FILE, ADDED_FILE, add_lora, merged_model
 from models.training.objective import prepare_conditions, step_generator
-from tests.models.training_clips import TINY, make_set
+from tests.models.training_clips import TINY
 from tests.models.training_runs import ENDLESS, assert_same, config, curve, run_to, weights
 
 LORA = {"lora_rank": 4, "ema_decay": 0.9, "gradient_accumulation_steps": 2, "reference_dropout": 0.3}
-
-
-@pytest.fixture(scope="module")
-def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("clips")
-    make_set(root)
-    return root
 
 
 @pytest.fixture(autouse=True)

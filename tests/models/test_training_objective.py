@@ -17,17 +17,10 @@ from models.training.data import ClipSet
 from models.training.loop import train
 from models.training.objective import element_weight, prepare_conditions, sample_sigmas, step_generator, training_losses
 from models.vae import nano_pixel_energy
-from tests.models.training_clips import TINY, make_set
+from tests.models.training_clips import TINY
 from tests.models.training_runs import config, weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("clips")
-    make_set(root)
-    return root
 
 
 # --- objective ----------------------------------------------------------------------------------------------------

@@ -27,17 +27,10 @@ from models.training.loop import train
 from models.training.objective import prepare_conditions, step_generator
 from models.training.validation import Validator, _pixel_mask
 from models.vae import load_nano_vae
-from tests.models.training_clips import make_clip, make_set, write_manifest
+from tests.models.training_clips import make_clip, write_manifest
 from tests.models.training_runs import assert_same, config, curve
 
 WATCHED = {"validate_every": 2, "validation_steps": 2, "validation_clips": 2}
-
-
-@pytest.fixture(scope="module")
-def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("clips")
-    make_set(root)
-    return root
 
 
 @pytest.mark.parametrize("values", [{"ema_decay": 0.9, "reference_dropout": 0.3}, {"lora_rank": 2}])

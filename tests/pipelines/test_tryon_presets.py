@@ -12,12 +12,11 @@ from transformers import UMT5EncoderModel
 
 from models.itryon.embedded import EMBEDDED_DIR
 from models.itryon.pipeline import ITryOnPipeline
-from models.itryon.presets import preset
 from pipelines.tryon.load import _dtype, load_pipeline, resolved, with_shift
 from pipelines.tryon.run import Garment, tryon_video
 from pipelines.tryon.settings import TryOnSettings
 from pipelines.video import VideoReader
-from tests.models.itryon_tiny import tiny_model, tiny_vae, trained
+from tests.models.itryon_tiny import proportions, tiny_model, tiny_vae, trained
 from tests.models.test_itryon_diffusers import text_parts
 from tests.pipelines.tryon_scene import scene_annotations
 
@@ -26,13 +25,7 @@ GARMENT = Garment(np.full((30, 20, 3), (200, 30, 30), np.uint8), None, "red")
 
 def saved(folder: Path, name: str, dtype: torch.dtype = torch.bfloat16, **window) -> Path:
     """A pipeline with VACE and action layers in the preset's proportion, as it comes out of `save_pretrained`."""
-    arguments = preset(name)
-    every = arguments["num_layers"] // len(arguments["action_layers"])
-    small = {
-        "num_layers": 2 * every,
-        "vace_layers": [v for v in arguments["vace_layers"] if v < 2 * every],
-        "action_layers": [v for v in arguments["action_layers"] if v < 2 * every],
-    }
+    small = proportions(name)
     encoder, tokenizer = text_parts()
     scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
     model = trained(tiny_model(**small))
