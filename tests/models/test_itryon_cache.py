@@ -63,6 +63,6 @@ def test_a_lossy_threshold_skips_steps_and_begins_every_window_anew():
 )
 def test_other_caches_are_refused(config):
     model = make_pipe().transformer
-    with pytest.raises(ValueError, match="FirstBlockCacheConfig works"):
+    with pytest.raises(ValueError, match="use FirstBlockCacheConfig"):
         model.enable_cache(config)
     assert not model.is_cache_enabled
