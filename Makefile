@@ -30,10 +30,11 @@ weights: $(STAMP)  ## Get the pretrained weights of the default backends (verifi
 demo: $(STAMP)  ## Run the whole DAG on a small real clip and print where the results are
 	@$(BIN)/itryon demo
 
+# In order of their names: files with the most tests first, xdist's default, leaves minutes of kills to the end and to one core.
 test: $(STAMP)  ## Run the whole test suite
 	@$(BIN)/itryon weights --quiet
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ui-test: $(STAMP)  ## Test the pages in headless Chromium, and a retraining by sensors and daemon (minutes)
 	@$(BIN)/itryon weights --quiet
@@ -42,7 +43,7 @@ ui-test: $(STAMP)  ## Test the pages in headless Chromium, and a retraining by s
 coverage: $(STAMP)  ## Run the tests and show which lines they never reach; htmlcov/index.html has them all
 	@$(BIN)/itryon weights --quiet
 	@$(BIN)/itryon weights --quiet --group demo --group demo_talk
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=html
 
 faults: $(STAMP)  ## Kill, fill, cut, refuse and poison, and hold the pipeline to its promises; run again to go on
 	@$(BIN)/itryon weights --quiet
