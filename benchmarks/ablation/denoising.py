@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.ablation.data import held_back_manifest, training_manifest
-from benchmarks.ablation.plan import INTERACTIVE, AblationSettings, Job, jobs
+from benchmarks.ablation.plan import INTERACTIVE, AblationSettings, jobs
 from benchmarks.ablation.report import MOST_SEEDS
 from models.itryon.losses import add_noise, flow_matching_target
 from models.itryon.transformer import ITryOnTransformer3DModel
@@ -82,10 +82,10 @@ def frame_errors(
     return found
 
 
-def _measure(job: Job, folder: Path, manifest: Path, store: DeltaStore) -> dict[str, FrameErrors]:
+def _measure(folder: Path, clips: ClipSet) -> dict[str, FrameErrors]:
+    """Errors of the checkpoint of a job."""
     final = folder / "training" / "final"
     config = TrainConfig.model_validate(json.loads((final / "training.json").read_text())["config"])
-    clips = ClipSet(str(manifest), store.root, "test")
     model = ITryOnTransformer3DModel.from_pretrained(final / "transformer", use_safetensors=True).eval()
     return frame_errors(model, clips, config)
 
@@ -106,15 +106,15 @@ def main(
     settings, console = AblationSettings(), Console()
     store = DeltaStore(work / "lake")
     torch.set_num_threads(1)
-    manifest = held_back_manifest(settings, store)
     runs = work / "runs" / settings.training_digest
     trained = [j for j in jobs(MOST_SEEDS) if (runs / j.name / "training" / "summary.json").is_file()]
     if not trained:
         console.print(f"nothing was trained in {runs}: run `python -m benchmarks.ablation --work {work}` first")
         raise typer.Exit(1)
+    clips = ClipSet(str(held_back_manifest(settings, store)), store.root, "test")
     rows: dict[str, list[dict[str, FrameErrors]]] = {}
     for job in track(trained, "measuring", console=console):
-        rows.setdefault(job.row.title, []).append(_measure(job, runs / job.name, manifest, store))
+        rows.setdefault(job.row.title, []).append(_measure(runs / job.name, clips))
     everything, interactive = _share_acting(store)
     lines = [
         "# What the AC loss weighs\n",
