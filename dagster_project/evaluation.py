@@ -53,7 +53,7 @@ def evaluate(
     from dagster_project.scoring import score_folders
 
     try:
-        score_folders(pred, gt, values, setting, as_json, console)
+        score_folders(pred, gt, values, resources.get("ingest", {}), setting, as_json, console)
     except (LookupError, OSError, ValueError) as e:
         raise fail(str(e)) from e
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pipelines.evaluation.settings import EvaluationSettings
 from pipelines.ingest.manifest import readable
+from pipelines.ingest.settings import IngestSettings
 
 if TYPE_CHECKING:
     from pipelines.evaluation.values import EvaluationReport
@@ -25,7 +26,13 @@ _MOST_ROWS = 40
 
 
 def score_folders(
-    pred: Path, gt: Path, values: dict[str, Any], setting: str, out: Path | None, console: Console
+    pred: Path,
+    gt: Path,
+    values: dict[str, Any],
+    limits: dict[str, Any],
+    setting: str,
+    out: Path | None,
+    console: Console,
 ) -> EvaluationReport:
     """Compare two folders and print what was measured.
 
@@ -33,6 +40,7 @@ def score_folders(
         pred: Folder of try-on videos.
         gt: Folder of real videos.
         values: Fields of `EvaluationSettings`.
+        limits: Fields of `IngestSettings`; those that hold decoders count.
         setting: paired, unpaired or auto.
         out: JSON file to write.
         console: Where tables go.
@@ -44,7 +52,7 @@ def score_folders(
     if setting not in ("auto", "paired", "unpaired"):
         raise ValueError(f"--setting is auto, paired or unpaired, not {setting}")
     try:
-        settings = EvaluationSettings.model_validate(values)
+        settings, ingest = EvaluationSettings.model_validate(values), IngestSettings.model_validate(limits)
     except ValidationError as e:
         raise ValueError(readable(e)) from e
     from pipelines.evaluation.metrics import evaluate_folders
@@ -59,6 +67,7 @@ def score_folders(
             gt,
             settings,
             setting=cast(Literal["auto", "paired", "unpaired"], setting),
+            limits=ingest,
             on_video=lambda name: bar.update(task, description=escape(name)),
         )
     if out is not None:

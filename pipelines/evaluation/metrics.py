@@ -14,9 +14,11 @@ from pipelines.checkpoints.train import newest_checkpoint
 from pipelines.evaluation.cache import ArrayCache, evaluation_cache
 from pipelines.evaluation.distribution import DistributionMeter
 from pipelines.evaluation.features import Part
+from pipelines.evaluation.first_look import harmful_videos
 from pipelines.evaluation.paired import PairedMeter, mean_over_videos
 from pipelines.evaluation.settings import METRICS_VERSION, EvaluationSettings
 from pipelines.evaluation.values import UNREADABLE, EvaluationReport, MetricValue, Setting
+from pipelines.ingest.settings import IngestSettings
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
 
@@ -35,6 +37,7 @@ def evaluate_folders(
     setting: Setting | Literal["auto"] = "auto",
     cache_dir: Path | None = None,
     meter: PairedMeter | None = None,
+    limits: IngestSettings | None = None,
     on_video: Callable[[str], None] | None = None,
 ) -> EvaluationReport:
     """Compares two folders of videos; endings of names do not count.
@@ -47,7 +50,8 @@ def evaluate_folders(
             whatever their names; `auto` is paired where at least one name is in both.
         cache_dir: Where features are kept; the user's cache by default.
         meter: A loaded meter, in place of one made from the settings.
-        on_video: Called with the name of each video done.
+        limits: Time and memory of the process that decodes a video first, which anybody may have made.
+        on_video: Called with the name of each video looked at, and of each done.
 
     Raises:
         NothingToEvaluate: A folder is missing or holds no videos; or `paired` was asked for and no name is in both.
@@ -64,10 +68,12 @@ def evaluate_folders(
         setting = "paired" if common else "unpaired"
     cache = _cache(settings, cache_dir)
     report = EvaluationReport("", settings.mode, setting=setting)
+    harmful = harmful_videos([*ours.values(), *theirs.values()], limits, cache, on_video)
     if setting == "paired":
         meter = meter or PairedMeter(settings, cache=cache)
         for name in common:
-            report.videos[name] = meter.compare(ours[name], theirs[name])
+            reason = harmful.get(ours[name]) or harmful.get(theirs[name])
+            report.videos[name] = meter.missing(reason) if reason else meter.compare(ours[name], theirs[name])
             if on_video:
                 on_video(name)
         for name in sorted(ours.keys() - theirs.keys()):
@@ -82,7 +88,9 @@ def evaluate_folders(
     parts = []
     for folder, videos in ((results, ours), (truths, theirs)):
         names = [n for n in (sorted(videos) if everything else common) if n not in unreadable]
-        parts.append([Part(f"{folder.name}/{n}", videos[n], pair=n) for n in names])
+        chosen = [Part(f"{folder.name}/{n}", videos[n], pair=n) for n in names]
+        report.left_out |= {part.name: harmful[part.path] for part in chosen if part.path in harmful}
+        parts.append([part for part in chosen if part.path not in harmful])
     distributions = DistributionMeter(settings, cache)
     report.whole += distributions.measure(parts[0], parts[1], setting, on_video)
     report.left_out |= distributions.left_out

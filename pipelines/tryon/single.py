@@ -88,8 +88,14 @@ def tryon_file(
     if target.suffix.lower() != ".mp4":
         raise CannotDress(f"The result is an mp4: name the output {target.with_suffix('.mp4').name}")
     # What can be seen to be unusable is refused before the minutes of annotation.
-    spans = _check_video(source, photo, category, spans_s, annotation.ingest)
-    worn, photo_record = _read_garment(photo, annotation.ingest)
+    for path in (source, photo):
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}")
+    if category not in GARMENT_CATEGORIES:
+        raise CannotDress(f"There is no category {category!r}: {', '.join(GARMENT_CATEGORIES)}")
+    info, found = _first_look(source, photo, annotation.ingest)
+    spans = None if spans_s is None else [_in_frames(s, info) for s in spans_s]
+    worn, photo_record = _garment(photo, found, annotation.ingest)
     seen = annotate_video(source, lake, category, annotation, on_progress)
     target.parent.mkdir(parents=True, exist_ok=True)
     compare, sheet = target.with_suffix(".side_by_side.mp4"), target.with_suffix(".jpg")
@@ -124,25 +130,28 @@ def tryon_file(
     return TryOnFiles(target, compare, sheet, record_file)
 
 
-def _check_video(
-    video: Path,
-    garment: Path,
-    category: str,
-    spans_s: Sequence[tuple[float, float, str]] | None,
-    limits: IngestSettings,
-) -> list[ActionSpan] | None:
-    """The spans in frames."""
-    for path in (video, garment):
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}")
-    if category not in GARMENT_CATEGORIES:
-        raise CannotDress(f"There is no category {category!r}: {', '.join(GARMENT_CATEGORIES)}")
-    # In a process of its own: it is anybody's file, and may crash or stall what reads it.
-    ((_, info),) = run_isolated({video: (_probed, (video,))}, 1, limits.timeout_s, limits.memory_gb)
+def _first_look(video: Path, photo: Path, limits: IngestSettings) -> tuple[VideoInfo, dict[str, Any]]:
+    """What the video holds, and the garment of the photo as the ingestion finds it.
+
+    In processes of their own: they are anybody's files, and may crash or stall what reads them.
+    """
+    mask = _mask_beside(photo)
+    looks: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+        "video": (_probed, (video,)),
+        "photo": (analyse_garment, (str(photo), None if mask is None else str(mask), limits)),
+    }
+    seen = dict(run_isolated(looks, limits.workers, limits.timeout_s, limits.memory_gb))
+    info, found = seen["video"], seen["photo"]
     if not isinstance(info, VideoInfo):
-        problem = info.reason if isinstance(info, WorkerFailure) else info
-        raise CannotDress(f"{video.name} cannot be used: {problem}")
-    return None if spans_s is None else [_in_frames(s, info) for s in spans_s]
+        raise CannotDress(f"{video.name} cannot be used: {info.reason if isinstance(info, WorkerFailure) else info}")
+    if reason := found.reason if isinstance(found, WorkerFailure) else found["error"]:
+        raise CannotDress(f"{photo.name} cannot be used: {reason}")
+    return info, found
+
+
+def _mask_beside(photo: Path) -> Path | None:
+    mask = photo.with_name(f"{photo.stem}_mask.png")
+    return mask if mask.is_file() else None
 
 
 def _probed(video: Path) -> VideoInfo | str:
@@ -152,17 +161,11 @@ def _probed(video: Path) -> VideoInfo | str:
         return str(error)
 
 
-def _read_garment(photo: Path, settings: IngestSettings) -> tuple[Garment, dict[str, Any]]:
-    """The garment of a photo, found as the ingestion finds it, and what the record says of it."""
-    beside = photo.with_name(f"{photo.stem}_mask.png")
-    mask_file = beside if beside.is_file() else None
-    task = (analyse_garment, (str(photo), None if mask_file is None else str(mask_file), settings))
-    ((_, found),) = run_isolated({photo: task}, 1, settings.timeout_s, settings.memory_gb)
-    if reason := found.reason if isinstance(found, WorkerFailure) else found["error"]:
-        raise CannotDress(f"{photo.name} cannot be used: {reason}")
+def _garment(photo: Path, found: dict[str, Any], settings: IngestSettings) -> tuple[Garment, dict[str, Any]]:
+    """The garment of a photo that was looked at, and what the record says of it."""
     image, _ = read_photo(str(photo), settings.max_photo_side)
     mask = np.asarray(Image.open(io.BytesIO(found["mask_png"])).convert("L")) > 127
-    sha256 = sha256_file(photo)
+    sha256, mask_file = sha256_file(photo), _mask_beside(photo)
     record = {"sha256": sha256, "mask_sha256": None if mask_file is None else sha256_file(mask_file)}
     return Garment(image, mask, sha256[:16]), record
 
