@@ -209,7 +209,8 @@ def restore(
         packed = {k: v.clone() for k, v in load_file(folder / "optimizer.safetensors").items()}
         unpacked = _unpack_optimizer(packed, state.extra["param_groups"])
         optimizer.load_state_dict(spread_optimizer_state(unpacked, optimizer))
-        if ema is not None:
+        # A run that had no average begins one from its weights.
+        if ema is not None and state.extra["ema_steps"] is not None:
             shadow = load_file(folder / "ema.safetensors")
             if len(shadow) != len(ema.shadow_params):
                 raise ValueError(f"{len(shadow)} averaged parameters for a model of {len(ema.shadow_params)}")

@@ -217,8 +217,20 @@ def _prepare(
         assert before is not None
         run.metrics = restore(found, before, optimizer.optimizer, ema)
         scheduler.load_state_dict(before.extra["scheduler"])
+        _settings_of_now(run)
         reporter.message(f"going on from step {state.step} ({found})")
     return run
+
+
+def _settings_of_now(run: Run) -> None:
+    """Give optimiser and schedule the configuration's settings again: their saved states hold those of before."""
+    config, schedule = run.config, run.scheduler
+    schedule.base_lrs = [config.learning_rate] * len(schedule.base_lrs)
+    rates = [b * factor(schedule.last_epoch) for b, factor in zip(schedule.base_lrs, schedule.lr_lambdas)]
+    schedule._last_lr = rates
+    for group, base, rate in zip(run.optimizer.param_groups, schedule.base_lrs, rates):
+        betas = (config.adam_beta1, config.adam_beta2)
+        group.update(lr=rate, initial_lr=base, betas=betas, weight_decay=config.weight_decay)
 
 
 def _check_resume(before: TrainingState, now: TrainingState, config: TrainConfig, allow_changes: bool) -> None:
@@ -268,9 +280,11 @@ def _steps(run: Run, reporter: Reporter, stop: StopFlag, trackers: list[Tracker]
         sums[3] = float(stop.signum or 0)
         total, standard, action, signum = _mean_over_processes(accelerator, sums)
         if not math.isfinite(total):
-            raise TrainingDiverged(_diverged(run, total, clip_ids))
-        if config.grad_clip:
-            accelerator.clip_grad_norm_(parameters, config.grad_clip)
+            raise TrainingDiverged(_diverged(run, f"The loss is {total}", clip_ids))
+        # Without a limit too: one gradient that is not finite makes all weights so, and the loss tells it a step late.
+        norm = float(accelerator.clip_grad_norm_(parameters, config.grad_clip or math.inf))
+        if not math.isfinite(norm):
+            raise TrainingDiverged(_diverged(run, f"The gradient's norm is {norm}", clip_ids))
         lr = run.scheduler.get_last_lr()[0]
         run.optimizer.step()
         run.scheduler.step()
@@ -318,9 +332,9 @@ def _mean_over_processes(accelerator: Accelerator, sums: torch.Tensor) -> list[f
     return accelerator.reduce(sums, reduction="mean").tolist()
 
 
-def _diverged(run: Run, loss: float, clip_ids: list[str]) -> str:
+def _diverged(run: Run, what: str, clip_ids: list[str]) -> str:
     latest = run.checkpoints.latest()
     return (
-        f"The loss is {loss} at step {run.state.step + 1} (clips {', '.join(clip_ids)}). Lower learning_rate, or lower "
+        f"{what} at step {run.state.step + 1} (clips {', '.join(clip_ids)}). Lower learning_rate, or lower "
         "grad_clip; with bf16 try fp32. " + (f"The last good checkpoint is {latest}" if latest else "Nothing was saved")
     )

@@ -63,10 +63,14 @@ class Run:
             "ema_steps": self.ema.optimization_step if self.ema else None,
         }
         target = self.checkpoints.path(self.state.step)
-        # Every process has a part in putting sharded tensors together; one of them writes.
-        model, optimizer = whole_model(self.plain_model), whole_optimizer_state(self.optimizer.optimizer)
-        average = [whole(p) for p in self.ema.shadow_params] if self.ema else None
-        if self.accelerator.is_main_process:
+        # Every process has a part in putting sharded tensors together; one of them keeps and writes them.
+        writes = self.accelerator.is_main_process
+        model, optimizer = (
+            whole_model(self.plain_model, writes),
+            whole_optimizer_state(self.optimizer.optimizer, writes),
+        )
+        average = [whole(p, writes) for p in self.ema.shadow_params] if self.ema else None
+        if writes:
             self.checkpoints.save(self.state, model, optimizer, average, self.metrics)
         self.accelerator.wait_for_everyone()
         return target
@@ -114,7 +118,8 @@ def finish(run: Run) -> dict[str, Any]:
     tail = run.metrics[-max(1, len(run.metrics) // 10) :]
     weights: contextlib.AbstractContextManager[None]
     if is_sharded(run.accelerator):
-        model = whole_model(run.plain_model, run.ema.shadow_params if run.ema else None)
+        average = run.ema.shadow_params if run.ema else None
+        model = whole_model(run.plain_model, run.accelerator.is_main_process, average)
         weights = contextlib.nullcontext()
     else:
         model = run.plain_model
@@ -132,6 +137,8 @@ def finish(run: Run) -> dict[str, Any]:
             for path in _last_validation(run):
                 shutil.copyfile(path, folder / f"validation{path.suffix}")
 
+        # It would speak of another run's weights, were this one killed between them and its own summary.
+        (root / "summary.json").unlink(missing_ok=True)
         write_folder(final, fill)
         temporary = root / ".metrics.parquet.tmp"
         write_metrics(run.metrics, temporary)

@@ -42,9 +42,20 @@ def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
         )
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor put together from all processes."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def whole(tensor: torch.Tensor, keep: bool) -> torch.Tensor:
+    """The tensor put together from all processes.
+
+    Sharded ones go to the CPU of the process that keeps them, and are empty on the others: twelve bytes a parameter on
+    every device, or for every process of a machine, would be more than there is.
+
+    Args:
+        tensor: What each process holds a part of.
+        keep: Whether this process needs it.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    put_together = tensor.full_tensor().detach()
+    return put_together.cpu() if keep else put_together.new_empty(0)
 
 
 def spread_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -54,11 +65,12 @@ def spread_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_model(model: Any, average: Sequence[torch.Tensor] | None = None) -> Any:
-    """A transformer that can be saved.
+def whole_model(model: Any, keep: bool, average: Sequence[torch.Tensor] | None = None) -> Any:
+    """A transformer that can be saved; None for a sharded one in a process that does not keep it.
 
     Args:
         model: The transformer, without accelerate's wrappers.
+        keep: Whether this process saves it.
         average: Values in place of those of the trained parameters, in their order; for sharded models.
     """
     parameters = dict(model.named_parameters())
@@ -67,17 +79,20 @@ def whole_model(model: Any, average: Sequence[torch.Tensor] | None = None) -> An
     values = dict(model.state_dict())
     if average is not None:
         values |= zip((n for n, p in parameters.items() if p.requires_grad), average)
+    # One at a time, so that a device holds one whole tensor at most.
+    tensors = {k: whole(v, keep) for k, v in values.items()}
+    if not keep:
+        return None
     with torch.device("meta"):
         copy = ITryOnTransformer3DModel.from_config(model.config)
-    # One at a time, so that a device holds one whole tensor at most; to the CPU, where the copy is saved.
-    copy.load_state_dict({k: whole(v).detach().cpu() for k, v in values.items()}, assign=True)
+    copy.load_state_dict({k: v.detach().cpu() for k, v in tensors.items()}, assign=True)
     return copy
 
 
-def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state with whole tensors."""
+def whole_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
+    """The optimiser's state with whole tensors, for the process that keeps it."""
     state = optimizer.state_dict()
-    values = {i: {k: whole(v) for k, v in entries.items()} for i, entries in state["state"].items()}
+    values = {i: {k: whole(v, keep) for k, v in entries.items()} for i, entries in state["state"].items()}
     return {"state": values, "param_groups": state["param_groups"]}
 
 

@@ -69,6 +69,11 @@ class Validator:
         self.indices = chosen[: config.validation_clips]
         with _random_state_kept():
             self._vae = _load_vae(config.validation_vae)
+        if self._vae.config.z_dim != clips.latent_channels:
+            raise TrainingRefused(
+                f"validation_vae: {config.validation_vae} decodes latents of {self._vae.config.z_dim} channels, the "
+                f"clips have {clips.latent_channels}: name the checkpoint whose autoencoder encoded them"
+            )
 
     def __call__(self, run: Run) -> Validation:
         """Sample, decode and write the files of the current step."""

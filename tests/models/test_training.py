@@ -201,6 +201,38 @@ def test_resume_refuses_what_changes_the_result(clips_root: Path, tmp_path: Path
     assert summary["steps"] == 4
 
 
+def test_allowed_changes_take_effect(clips_root: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    run_to(config(clips_root, out, steps=ENDLESS), 2)
+    train(
+        config(clips_root, out, steps=4, learning_rate=1e-4, weight_decay=0.3, adam_beta1=0.5, ema_decay=0.9),
+        allow_changes=True,
+    )
+    assert [row[-1] for row in curve(out)] == [1e-2, 1e-2, 1e-4, 1e-4]
+    (group,) = read_state(Checkpoints(out).latest()).extra["param_groups"]
+    assert (group["lr"], group["weight_decay"], group["betas"][0]) == (1e-4, 0.3, 0.5)
+    average = load_file(Checkpoints(out).latest() / "ema.safetensors")
+    assert average, "the average begins with the weights of the checkpoint"
+
+
+def test_a_longer_run_killed_before_its_summary_is_not_taken_for_the_shorter_one(
+    clips_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from models.training import run
+
+    out = tmp_path / "run"
+    train(config(clips_root, out, steps=2))
+
+    def killed(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(run, "write_metrics", killed)
+        train(config(clips_root, out, steps=4), allow_changes=True)
+    summary = train(config(clips_root, out, steps=4))
+    assert summary["steps"] == 4 and summary["weights_sha256"] == run.weights_sha256(out / "final" / "transformer")
+
+
 def test_damaged_checkpoint_is_named(clips_root: Path, tmp_path: Path):
     out = tmp_path / "run"
     run_to(config(clips_root, out, steps=ENDLESS), 2)

@@ -205,6 +205,27 @@ def test_diverged_loss_stops_with_the_step(clips_root: Path, tmp_path: Path, mon
     assert all(torch.isfinite(v).all() for v in weights(Checkpoints(tmp_path / "run").latest()).values())
 
 
+@pytest.mark.parametrize("grad_clip", [1.0, None])
+def test_a_gradient_that_is_not_finite_spoils_no_weights(
+    clips_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grad_clip: float | None
+):
+    from models.training import loop
+
+    calls: list[int] = []
+
+    def poisoned(model: torch.nn.Module, *args: Any):
+        losses = training_losses(model, *args)
+        calls.append(1)
+        # The root's value at 0 is 0, its slope infinite: the loss stays finite.
+        spike = (next(model.parameters()).sum() * 0).abs().sqrt()
+        return losses._replace(total=losses.total + spike) if len(calls) == 4 else losses
+
+    monkeypatch.setattr(loop, "training_losses", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"gradient's norm is nan at step 4 .*step-00000002"):
+        train(config(clips_root, tmp_path / "run", grad_clip=grad_clip))
+    assert all(torch.isfinite(v).all() for v in weights(Checkpoints(tmp_path / "run").latest()).values())
+
+
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     batch=st.integers(1, 5),

@@ -27,6 +27,7 @@ from models.training.loop import train
 from models.training.objective import prepare_conditions, step_generator
 from models.training.validation import Validator, _pixel_mask
 from models.vae import load_nano_vae
+from tests.models.itryon_tiny import tiny_vae
 from tests.models.training_clips import make_clip, write_manifest
 from tests.models.training_runs import assert_same, config, curve
 
@@ -130,6 +131,9 @@ def test_clips_of_split_val_are_shown_where_there_are_some(clips_root: Path, tmp
 def test_what_is_missing_is_refused_before_the_first_step(clips_root: Path, tmp_path: Path):
     with pytest.raises(TrainingRefused, match="has no folder vae/"):
         train(config(clips_root, tmp_path / "a", validation_vae=str(tmp_path), **WATCHED))
+    tiny_vae().save_pretrained(tmp_path / "wan" / "vae")
+    with pytest.raises(TrainingRefused, match=r"decodes latents of 16 channels, the clips have 32"):
+        train(config(clips_root, tmp_path / "c", validation_vae=str(tmp_path / "wan"), **WATCHED))
     if importlib.util.find_spec("wandb") is None:
         with pytest.raises(TrainingRefused, match="pip install wandb"):
             train(config(clips_root, tmp_path / "b", wandb_project="p"))
