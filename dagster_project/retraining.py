@@ -41,6 +41,7 @@ def run_resources(due: RetrainingDue, settings: RetrainingSettings) -> dict[str,
         "training_set": {
             "batches": list(due.batches),
             "new_batches": list(due.new_batches),
+            "exclude_videos": list(due.exclude_videos),
             "replay_share": settings.replay_share,
         },
         "training": {"parent": "current"},

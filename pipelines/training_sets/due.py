@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.checkpoints.current import current_id
 from pipelines.stage import digest
 from pipelines.store import DeltaStore
-from pipelines.store.schemas import CHECKPOINTS, CLIPS, TRAINING_SETS
+from pipelines.store.schemas import CHECKPOINTS, CLIPS, TRAINING_SETS, VIDEOS
 from pipelines.training_sets.build import TrainingSetError, select_clips
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
 
@@ -36,12 +36,14 @@ class RetrainingDue:
         num_new: Their number.
         batches: Batches that may take part: all that have clips, without those held back for evaluation.
         new_batches: Those with clips that the current checkpoint and its parents were not trained on.
+        exclude_videos: Videos to leave out: those that the filters name, and held-back ones that also lie in `batches`.
     """
 
     cause: str
     num_new: int
     batches: tuple[str, ...]
     new_batches: tuple[str, ...]
+    exclude_videos: tuple[str, ...]
 
 
 def retraining_due(
@@ -69,14 +71,19 @@ def retraining_due(
             "{evaluation_batches: [NAME]}"
         )
     chosen = (filters or TrainingSetSettings()).model_dump()
-    found = store.read(CLIPS, ["clip_id", "batch"], {"split": chosen["splits"]})
+    found = store.read(CLIPS, ["clip_id", "batch", "video_id"], {"split": chosen["splits"]})
     batches = sorted(set(found["batch"].unique().to_pylist()) - set(settings.evaluation_batches))
     if not batches:
         raise NotDue("there are no clips outside of the batches held back for evaluation")
     sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}
     tried = set().union(*(_clips_of(store, r) for r in sets.values()))
-    held_back = pc.is_in(found["batch"], pa.array(settings.evaluation_batches))
-    untried = set(found.filter(pc.invert(held_back))["clip_id"].to_pylist()) - tried
+    found = found.filter(pc.is_in(found["batch"], pa.array(batches)))
+    # Checkpoints are compared by videos, and one that is held back may lie in another batch, too.
+    held_back = set(store.read(VIDEOS, ["video_id"], {"batch": settings.evaluation_batches})["video_id"].to_pylist())
+    copies = held_back & set(found["video_id"].unique().to_pylist())
+    chosen["exclude_videos"] = sorted({*chosen["exclude_videos"], *copies})
+    copied = pc.is_in(found["video_id"], pa.array(sorted(copies), pa.string()))
+    untried = set(found.filter(pc.invert(copied))["clip_id"].to_pylist()) - tried
     # Mostly nothing is due, and that can be told without reading whole rows: filters only take clips away.
     if len(untried) < settings.min_new_clips:
         raise NotDue(_too_few(len(untried), settings))
@@ -91,7 +98,9 @@ def retraining_due(
         raise NotDue(_too_few(len(new), settings))
     seen = set().union(*(_clips_of(store, sets[s]) for s in _lineage(store) if s in sets))
     new_batches = sorted({r["batch"] for r in rows if r["clip_id"] not in seen})
-    return RetrainingDue(digest(new)[:16], len(new), tuple(batches), tuple(new_batches))
+    return RetrainingDue(
+        digest(new)[:16], len(new), tuple(batches), tuple(new_batches), tuple(chosen["exclude_videos"])
+    )
 
 
 def _too_few(count: int, settings: RetrainingSettings) -> str:

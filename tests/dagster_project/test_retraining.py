@@ -12,7 +12,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from dagster_project.build import build_defs
 from dagster_project.resources import LakeResource, settings_resource
-from dagster_project.retraining import CAUSE_TAG, retraining_schedule, retraining_sensor
+from dagster_project.retraining import CAUSE_TAG, retraining_schedule, retraining_sensor, run_resources
 from dagster_project.settings_file import CONFIG_ENV
 from pipelines.evaluation.leaderboard import write_leaderboard
 from pipelines.evaluation.promotion import promote, rollback
@@ -225,6 +225,25 @@ def test_nothing_starts_without_a_batch_to_compare_on(daemon, lake):
         retraining_due(lake, SETTINGS)
     add_clips(lake, "b2", 9, split="test")
     assert retraining_due(lake, SETTINGS).new_batches == ("b1",)
+
+
+def test_a_held_back_video_is_trained_on_in_no_batch(lake):
+    add_clips(lake, "b1", 5)
+    held_back = {f.name: None for f in VIDEOS.schema} | {
+        "batch": "held",
+        "video_id": "b1-v3",
+        "source_path": "a.mp4",
+        "status": "ok",
+        "fingerprint": "f",
+    }
+    lake.replace(VIDEOS, pa.Table.from_pylist([held_back], VIDEOS.schema), {"batch": "held"}, Commit())
+    due = retraining_due(lake, SETTINGS, TrainingSetSettings(exclude_videos=["other"]))
+    assert due.num_new == 4 and due.exclude_videos == ("b1-v3", "other")
+    chosen = run_resources(due, SETTINGS)["training_set"]
+    row = build_training_set(lake, TrainingSetSettings.model_validate(chosen))
+    assert row["num_clips"] == 4
+    with pytest.raises(NotDue, match="0 new clips"):
+        retraining_due(lake, SETTINGS)
 
 
 def test_what_a_refused_checkpoint_saw_is_trained_on_again(lake):
