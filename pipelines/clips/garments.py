@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import cv2
@@ -13,11 +14,36 @@ from pipelines.arrays import decode_mask
 from pipelines.ingest.garments import read_photo
 from pipelines.ingest.segmentation import garment_from_worn
 from pipelines.store import DeltaStore
-from pipelines.store.schemas import AGNOSTIC_MASKS, POSE
+from pipelines.store.schemas import AGNOSTIC_MASKS, GARMENTS, POSE
 from pipelines.video import VideoReader
 
 WORN = "worn-"
 """Prefix of the garment_id of a garment that was cut out of a video: `worn-<video_id>`."""
+
+
+def preferred(garments: Iterable[dict[str, Any]], batch: str) -> dict[str, dict[str, Any]]:
+    """garment_id -> the row whose photo and mask stand for it, of usable rows of `garments`.
+
+    The batch's own first: the same photo may have been ingested with other masks elsewhere.
+
+    Args:
+        garments: Rows of `garments` of any batches.
+        batch: Batch of the video that the garment is for.
+    """
+    usable = [g for g in garments if g["status"] == "ok" and g["uri"]]
+    last_first = sorted(usable, key=lambda g: (g["batch"] != batch, g["batch"]), reverse=True)
+    return {g["garment_id"]: g for g in last_first}
+
+
+def garment_rows(store: DeltaStore, garment_ids: Collection[str], batch: str) -> dict[str, dict[str, Any]]:
+    """As `preferred`, read from the lake: other batches are looked through only for what the own one lacks."""
+    found: list[dict[str, Any]] = []
+    for more in ({"batch": batch}, {}):
+        missing = sorted(set(garment_ids) - {g["garment_id"] for g in found})
+        if missing:
+            rows = store.read(GARMENTS, where={"garment_id": missing, "status": "ok"} | more).to_pylist()
+            found += [g for g in rows if g["uri"]]
+    return preferred(found, batch)
 
 
 def garment_photo(store: DeltaStore, garment: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -25,10 +25,9 @@ from models.itryon.losses import ActionSpan, action_mask_per_latent, segments_pe
 from models.text.encode import EMPTY_CAPTION
 from pipelines.captions.rows import global_caption, interactions
 from pipelines.clips.conditions import window_frames
-from pipelines.clips.garments import WORN, garment_photo, worn_garment
+from pipelines.clips.garments import WORN, garment_photo, garment_rows, worn_garment
 from pipelines.clips.windows import Window, far_frame
 from pipelines.stage import VideoTask
-from pipelines.store.schemas import GARMENTS
 
 if TYPE_CHECKING:
     from pipelines.clips.encoders import ClipEncoders
@@ -131,7 +130,7 @@ class VideoSource:
                 image, mask = worn_garment(self.task.store, self.task.row, frame)
             picture = reference_image(image, *size, mask=mask)
             with torch.no_grad(), self.task.inference():
-                latents = encode_references(encoders.vae, [picture])
+                latents = encode_references(encoders.vae, [picture.to(encoders.device)])
             self._references[key] = latents[0].transpose(0, 1)[:, :, None]
         return self._references[key]
 
@@ -148,15 +147,10 @@ class VideoSource:
         garment_id, store = self.task.row["garment_id"], self.task.store
         if not garment_id:
             return None
-        # The batch's own row first: the same photo may have been ingested with other masks elsewhere. All other batches
-        # are looked through only where it has none.
-        known = {"garment_id": garment_id, "status": "ok"}
-        rows = store.read(GARMENTS, where=known | {"batch": self.task.row["batch"]}).to_pylist()
-        if not rows:
-            rows = sorted(store.read(GARMENTS, where=known).to_pylist(), key=lambda r: r["batch"])
-        if not rows:
+        row = garment_rows(store, [garment_id], self.task.row["batch"]).get(garment_id)
+        if row is None:
             return None
-        image, mask = garment_photo(store, rows[0])
+        image, mask = garment_photo(store, row)
         return garment_id, image, mask
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from pipelines.clips.encoders import ClipEncoders, encoder_digest, encoder_weigh
 from pipelines.clips.settings import CODE_VERSION, ClipsSettings
 from pipelines.clips.windows import Window, choose_windows, cut_windows, nearest_size
 from pipelines.stage import Stage, VideoTask, digest
+from pipelines.store import DeltaStore
 from pipelines.store.schemas import CLIPS
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ class ClipsStage(Stage):
     def weights(self) -> Mapping[str, str]:
         """Digests of the encoders; see `pipelines.clips.encoders.encoder_weights`."""
         return encoder_weights(self.settings)
+
+    def beside(self, store: DeltaStore, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Masks of the garments' photos: another one changes the reference. See `pipelines.stage.Stage.beside`."""
+        from pipelines.clips.garments import garment_rows
+
+        shown = {r["video_id"]: r["garment_id"] for r in rows if r["garment_id"]}
+        photos = garment_rows(store, set(shown.values()), rows[0]["batch"]) if shown else {}
+        return {v: [photos[g]["mask_uri"]] if g in photos else [] for v, g in shown.items()}
 
     def setup(self, threads: int) -> None:
         """Load the encoders, where clips are cached."""

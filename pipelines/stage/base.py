@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -134,6 +134,15 @@ class Stage(ABC):
         """Name -> SHA-256 of the weights its rows depend on."""
         return {}
 
+    def beside(self, store: DeltaStore, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """video_id -> what its rows depend on beside its row of `videos` and the stages upstream; mostly nothing.
+
+        Args:
+            store: The lake.
+            rows: Usable videos of one batch.
+        """
+        return {}
+
     def setup(self, threads: int) -> None:  # noqa: B027 - a stage without models has nothing to load
         """Load models, once in each worker. Raises what a user has to read when something is missing."""
 
@@ -144,8 +153,14 @@ class Stage(ABC):
         Raises anything: it becomes the reason in the video's status row.
         """
 
-    def fingerprint(self, row: Mapping[str, Any], upstream: Mapping[str, str]) -> str:
-        """What the rows of a video depend on: content, code, weights, settings and upstream fingerprints."""
+    def fingerprint(self, row: Mapping[str, Any], upstream: Mapping[str, str], beside: Any = None) -> str:
+        """What the rows of a video depend on: content, code, weights, settings and upstream fingerprints.
+
+        Args:
+            row: Row of `videos`.
+            upstream: Stage -> fingerprint.
+            beside: The video's entry in `beside`, where it has one.
+        """
         return digest(
             self.name,
             self.code_version,
@@ -153,4 +168,5 @@ class Stage(ABC):
             dict(self.weights()),
             {c: row[c] for c in self.video_columns},
             dict(upstream),
+            *([] if beside is None else [beside]),
         )[:32]

@@ -33,13 +33,14 @@ def make_plan(stage: Stage, store: DeltaStore, batch: str) -> Plan:
     known = read_statuses(store, batch, stage.name)
     upstream = {name: read_statuses(store, batch, name) for name in stage.inputs}
     stored = _stored_rows(stage, store, batch)
+    beside = stage.beside(store, videos)
     plan = Plan([], [], {}, set(), {}, {}, False)
     for row in videos:
         video_id = row["video_id"]
         entries = {name: table.get(video_id) for name, table in upstream.items()}
         failed = {n: e for n, e in entries.items() if e is None or e["status"] != "ok"}
         plan.fingerprints[video_id] = stage.fingerprint(
-            row, {n: e["fingerprint"] if e else "" for n, e in entries.items()}
+            row, {n: e["fingerprint"] if e else "" for n, e in entries.items()}, beside.get(video_id)
         )
         before = known.get(video_id)
         if failed:

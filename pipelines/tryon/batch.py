@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint, verify_weights
-from pipelines.clips.garments import WORN, garment_photo, worn_garment
+from pipelines.clips.garments import WORN, garment_photo, preferred, worn_garment
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import (
@@ -53,6 +53,8 @@ class Pair:
         worn: Whether `garment` is a row of `videos`.
         paired: Whether it is the garment the person wears anyway.
         fingerprints: Stage -> fingerprint of the annotations used.
+        picture: What the garment's picture depends on beside its identity: the photo's mask, or the annotations of the
+            video it is cut out of.
     """
 
     video: dict[str, Any]
@@ -60,6 +62,7 @@ class Pair:
     worn: bool
     paired: bool
     fingerprints: dict[str, str]
+    picture: Mapping[str, str | None]
 
     @property
     def garment_id(self) -> str:
@@ -106,17 +109,24 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
         where = f" of batch {', '.join(settings.batches)}" if settings.batches else ""
         raise NothingToDress(f"No video{where} has {', '.join(NEEDED)}: materialise them for a batch first")
     ready.sort(key=lambda v: (_SPLITS.index(v["split"]) if v["split"] in _SPLITS else len(_SPLITS), v["video_id"]))
-    photos = {g["garment_id"]: g for g in store.read(GARMENTS).to_pylist() if g["status"] == "ok" and g["uri"]}
+    garments = store.read(GARMENTS).to_pylist()
+
+    def pair(video: dict[str, Any], garment: dict[str, Any], worn: bool, paired: bool) -> Pair:
+        picture: Mapping[str, str | None]
+        picture = states[garment["batch"], garment["video_id"]] if worn else {"mask": garment["mask_uri"]}
+        fingerprints = {s: states[video["batch"], video["video_id"]][s] for s in NEEDED}
+        return Pair(video, garment, worn, paired, fingerprints, picture)
+
     pairs = []
     for video in ready[: settings.max_videos]:
-        prints = {s: states[video["batch"], video["video_id"]][s] for s in NEEDED}
+        photos = preferred(garments, video["batch"])
         own = photos.get(video["garment_id"])
         if settings.pairs in ("paired", "both"):
-            pairs.append(Pair(video, own or video, own is None, True, prints))
+            pairs.append(pair(video, own or video, own is None, True))
         if settings.pairs in ("unpaired", "both"):
             other = _other_garment(video, photos, ready)
             if other is not None:
-                pairs.append(Pair(video, *other, False, prints))
+                pairs.append(pair(video, *other, False))
     if not pairs:
         raise NothingToDress("There is no second garment for unpaired try-on: add garment photos to the landing folder")
     return pairs
@@ -195,6 +205,7 @@ def run_tryon(
             CODE_VERSION,
             pair.video["sha256"],
             pair.garment_id,
+            pair.picture,
             pair.paired,
             pair.fingerprints,
             dict(loaded.digests),

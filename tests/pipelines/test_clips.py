@@ -21,6 +21,7 @@ from pipelines.arrays import decode_mask
 from pipelines.checkpoints.live import LiveClips
 from pipelines.clips.conditions import window_frames
 from pipelines.clips.encoders import encoder_digest
+from pipelines.clips.samples import VideoSource
 from pipelines.clips.settings import ClipsSettings
 from pipelines.clips.stage import ClipsStage
 from pipelines.clips.windows import Window, far_frame
@@ -202,6 +203,30 @@ def test_known_garment_photo_is_the_reference(stage: ClipsStage, task: VideoTask
         expected = encode(stage._encoders.vae, reference_image(photo, 32, 48, mask=mask)[None, :, None])[0].bfloat16()
     for row in rows:
         assert torch.equal(tensors(task, row["latents_uri"])["reference"][0], expected)
+
+
+def test_a_photo_gets_another_mask_and_clips_are_made_again(stage: ClipsStage, task: VideoTask, lake: DeltaStore):
+    def made_of(**photo: str | None) -> str:
+        row = dict.fromkeys(GARMENTS.schema.names) | {"batch": "b", "garment_id": "g1", "uri": "u", "mask_uri": "m"}
+        row |= {"status": "ok", "source_path": "g.png", "fingerprint": "f"} | photo
+        lake.replace(GARMENTS, pa.Table.from_pylist([row], GARMENTS.schema), {"batch": row["batch"]}, Commit())
+        return stage.fingerprint(video, {}, stage.beside(lake, [video]).get(VIDEO))
+
+    video = dict.fromkeys(VIDEOS.schema.names) | task.row | {"garment_id": "g1"}
+    assert stage.beside(lake, [video | {"garment_id": None}]) == {}
+    nothing, first, other = stage.beside(lake, [video]), made_of(), made_of(mask_uri="better")
+    assert nothing == {VIDEO: []} and first != other == made_of(mask_uri="better", fingerprint="of ingestion")
+    # Another batch's row of the photo counts where the own batch has none.
+    assert made_of(batch="a") == other and made_of(status="error") == first
+
+
+def test_pictures_go_where_the_encoders_are(stage: ClipsStage, task: VideoTask):
+    class Encoders:
+        device = "meta"
+        vae = tiny_vae().to("meta")
+
+    latents = VideoSource(task).reference(Window(0, 9), (32, 48), Encoders())
+    assert latents.device.type == "meta" and latents.shape == (1, 16, 1, 4, 6)
 
 
 def test_clips_are_the_same_when_made_again(stage: ClipsStage, task: VideoTask, lake: DeltaStore):
