@@ -50,7 +50,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         tokenizer: Its tokenizer.
         num_frames: Frames of one window, 4n + 1.
         sizes: Heights and widths in pixels that the transformer was trained at, for whoever prepares the frames.
-        max_text_length: Tokens of the global caption.
+        max_text_length: Tokens to which the global caption is padded. Attention reads the padding, so they must be as
+            many as the transformer was trained with: Wan's 512, or MiniLM's 64 for nano.
         max_action_text_length: Tokens of an action caption.
     """
 
@@ -67,7 +68,7 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         tokenizer: Any = None,
         num_frames: int = WAN_WINDOW.num_frames,
         sizes: Sequence[tuple[int, int]] = WAN_WINDOW.sizes,
-        max_text_length: int = 64,
+        max_text_length: int = 512,
         max_action_text_length: int = 32,
     ):
         super().__init__()
@@ -198,6 +199,8 @@ class ITryOnPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         device = self._execution_device
         total, height, width = mask.shape
         window = num_frames or self.config.num_frames
+        if previous_frames is not None and len(previous_frames) > window:
+            raise ValueError(f"{len(previous_frames)} previous_frames do not fit a window of {window} frames")
         windows = plan_windows(total, window, window // 4 if overlap is None else overlap)
         if latents is not None and len(windows) > 1:
             raise ValueError(f"Latents were given for one window, the video needs {len(windows)}")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.captions.tracks import frame_times
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import AGNOSTIC_MASKS, CAPTIONS, HANDS, POSE
 
@@ -30,8 +32,8 @@ class Annotations:
         return Annotations(pose, masks, hands, self.captions)
 
     def has_mask(self, start: int, stop: int) -> bool:
-        """Whether any of the frames [start, stop) has an agnostic mask."""
-        return _between(self.masks.select(["frame"]), start, stop).num_rows > 0
+        """Whether anything of the frames [start, stop) is to be repainted."""
+        return _any_area(self.masks.select(["frame", "area_fraction"]), start, stop)
 
 
 class StoredAnnotations:
@@ -59,15 +61,29 @@ class StoredAnnotations:
         pose, masks, hands = (self._store.read(t, where=where, version=self._versions[t.name]) for t in _BY_FRAME)
         return Annotations(pose, masks, hands, self.captions)
 
+    def times_s(self, num_frames: int, fps: float) -> np.ndarray:
+        """Presentation times of the video's frames, (num_frames,), seconds.
+
+        Args:
+            num_frames: Frames of the video.
+            fps: Its average rate, for frames without a row.
+        """
+        version = self._versions[POSE.name]
+        return frame_times(self._store.read(POSE, ["frame", "time_s"], self._where, version), num_frames, fps)
+
     def fingerprints(self, stage: str) -> pa.ChunkedArray:
         """What each row of a stage was made of, one value a row."""
         return self._store.read(TABLES[stage], ["fingerprint"], self._where, self._versions[stage])["fingerprint"]
 
     def has_mask(self, start: int, stop: int) -> bool:
-        """Whether any of the frames [start, stop) has an agnostic mask."""
+        """Whether anything of the frames [start, stop) is to be repainted."""
         version = self._versions[AGNOSTIC_MASKS.name]
-        batches = self._store.batches(AGNOSTIC_MASKS, ["frame"], self._where, version)
-        return any(_between(pa.table(b), start, stop).num_rows for b in batches)
+        batches = self._store.batches(AGNOSTIC_MASKS, ["frame", "area_fraction"], self._where, version)
+        return any(_any_area(pa.table(b), start, stop) for b in batches)
+
+
+def _any_area(masks: pa.Table, start: int, stop: int) -> bool:
+    return bool(pc.any(pc.greater(_between(masks, start, stop)["area_fraction"], 0)).as_py())
 
 
 def _between(rows: pa.Table, start: int, stop: int) -> pa.Table:

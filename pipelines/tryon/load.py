@@ -137,7 +137,7 @@ def _whole(folder: Path, settings: TryOnSettings, device: str) -> LoadedPipeline
 
 def _with_embedded_encoders(folder: Path, settings: TryOnSettings, device: str) -> LoadedPipeline:
     """A nano transformer with the autoencoder and the text encoder that come along."""
-    from models.text.minilm import TextEncoder
+    from models.text.minilm import MAX_LENGTH, TextEncoder
     from models.vae import load_nano_vae, nano_vae_digest
 
     inner = folder / "transformer" if (folder / "transformer").is_dir() else folder
@@ -174,6 +174,7 @@ def _with_embedded_encoders(folder: Path, settings: TryOnSettings, device: str) 
         text.tokenizer,
         num_frames=NANO_WINDOW.num_frames,
         sizes=NANO_WINDOW.sizes,
+        max_text_length=MAX_LENGTH,
     )
     digests = {"transformer": weights_digest(inner), "vae": nano_vae_digest(), "text_encoder": text.digest}
     return LoadedPipeline(

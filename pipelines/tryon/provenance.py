@@ -30,7 +30,7 @@ def what_was_used(loaded: LoadedPipeline, settings: TryOnSettings) -> dict[str, 
         "settings": settings.model_dump(mode="json") | {"flow_shift": None if shift is None else float(shift)},
         "scheduler": {"class": type(scheduler).__name__, **json.loads(json.dumps(config, default=str))},
         "device": str(pipe._execution_device),
-        "dtype": {k: str(next(v.parameters()).dtype).removeprefix("torch.") for k, v in networks.items()},
+        "dtype": {k: str(v.dtype).removeprefix("torch.") for k, v in networks.items()},
         "use_hands": loaded.use_hands,
         "use_actions": loaded.use_actions,
     }

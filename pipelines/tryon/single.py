@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from models.itryon.losses import ActionSpan
+from pipelines.captions.manifest import frame_span
 from pipelines.ingest.garments import analyse_garment, read_photo
 from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.workers import WorkerFailure, run_isolated
@@ -93,13 +94,23 @@ def tryon_file(
             raise FileNotFoundError(f"There is no file {path}")
     if category not in GARMENT_CATEGORIES:
         raise CannotDress(f"There is no category {category!r}: {', '.join(GARMENT_CATEGORIES)}")
-    info, found = _first_look(source, photo, annotation.ingest)
-    spans = None if spans_s is None else [_in_frames(s, info) for s in spans_s]
-    worn, photo_record = _garment(photo, found, annotation.ingest)
-    seen = annotate_video(source, lake, category, annotation, on_progress)
-    target.parent.mkdir(parents=True, exist_ok=True)
     compare, sheet = target.with_suffix(".side_by_side.mp4"), target.with_suffix(".jpg")
     record_file = target.with_suffix(".json")
+    given = {p.resolve() for p in (source, photo, _mask_beside(photo)) if p is not None}
+    for path in (target, compare, sheet, record_file):
+        if path.resolve() in given:
+            raise CannotDress(f"{path} would be written over, and is what the result is made from: name another output")
+    info, found = _first_look(source, photo, annotation.ingest)
+    for span in spans_s or ():
+        _check_span(span, info)
+    worn, photo_record = _garment(photo, found, annotation.ingest)
+    seen = annotate_video(source, lake, category, annotation, on_progress)
+    spans = None
+    if spans_s is not None:
+        times = seen.annotations.times_s(seen.row["num_frames"], seen.row["fps"])
+        # A span may begin while the last frame is shown.
+        spans = [ActionSpan(*frame_span(min(start, times[-1]), end, times), text) for start, end, text in spans_s]
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tryon-") as folder:
         try:
             made = dress(
@@ -170,7 +181,7 @@ def _garment(photo: Path, found: dict[str, Any], settings: IngestSettings) -> tu
     return Garment(image, mask, sha256[:16]), record
 
 
-def _in_frames(span: tuple[float, float, str], video: VideoInfo) -> ActionSpan:
+def _check_span(span: tuple[float, float, str], video: VideoInfo) -> None:
     start_s, end_s, text = span
     duration = video.num_frames / video.fps
     if not 0 <= start_s < end_s <= duration + 1e-6 or not text.strip():
@@ -178,5 +189,3 @@ def _in_frames(span: tuple[float, float, str], video: VideoInfo) -> ActionSpan:
             f"A span of {start_s:g} to {end_s:g} s with the caption {text!r} does not fit a video of {duration:.2f} s: "
             "give 0 <= start < end <= duration, and say what happens"
         )
-    start = round(start_s * video.fps)
-    return ActionSpan(start, min(video.num_frames, max(start + 1, round(end_s * video.fps))), text)

@@ -140,6 +140,8 @@ def test_a_video_in_parts_continues_what_is_made():
     assert (free[:, :, 2] - known[:, :, 2]).abs().max() > 2e-5
     with pytest.raises(ValueError, match="previous_frames"):
         pipe(**call, previous_frames=begun[:, :8])
+    with pytest.raises(ValueError, match="6 previous_frames do not fit a window of 5"):
+        pipe(**call, previous_frames=begun, num_frames=5)
 
 
 def test_windows_continue_the_one_before():

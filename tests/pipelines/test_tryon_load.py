@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from models.itryon.embedded import EMBEDDED_DIR
+from models.text import minilm
 from pipelines.tryon.load import load_pipeline
 from pipelines.tryon.settings import TryOnSettings
 from tests.models.itryon_tiny import tiny_model
@@ -43,6 +44,8 @@ def test_what_a_checkpoint_was_not_trained_with_is_not_fed_to_it(tmp_path):
     shutil.copytree(EMBEDDED_DIR, tmp_path / "whole")
     loaded = load_pipeline(tmp_path / "whole", TryOnSettings(device="cpu"))
     assert loaded.use_hands and loaded.use_actions
+    # Padding is read: captions are as long as those of the clips that it was trained on.
+    assert loaded.pipe.config.max_text_length == minilm.MAX_LENGTH
     file = tmp_path / "whole" / "training.json"
     state = json.loads(file.read_text())
     state["config"] |= {"use_hands": False, "use_action_captions": False}

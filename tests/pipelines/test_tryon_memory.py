@@ -47,6 +47,25 @@ def test_rows_of_a_window_are_those_of_the_whole(lake):
     assert spans_of(stored.captions) == [ActionSpan(5, 9, "zip up")]
 
 
+def test_frames_without_anything_to_repaint_have_no_mask(lake):
+    rows = scene_annotations()
+    empty = rows.masks.set_column(
+        rows.masks.schema.get_field_index("area_fraction"), "area_fraction", pa.array([0.0] * len(rows.masks))
+    )
+    lake.replace(AGNOSTIC_MASKS, empty.cast(AGNOSTIC_MASKS.schema), {"batch": "b"}, Commit())
+    assert not StoredAnnotations(lake, VIDEO).has_mask(0, 60)
+    assert not Annotations(rows.pose, empty, rows.hands, rows.captions).has_mask(0, 60)
+
+
+def test_times_of_frames_are_those_of_the_file(lake):
+    rows = scene_annotations().pose.slice(0, 50)
+    times = np.concatenate([np.arange(30) / 30, 1 + np.arange(20) / 10])
+    late = rows.set_column(rows.schema.get_field_index("time_s"), "time_s", pa.array(times))
+    lake.replace(POSE, late.cast(POSE.schema), {"batch": "b"}, Commit())
+    found = StoredAnnotations(lake, VIDEO).times_s(50, 20.0)
+    np.testing.assert_allclose(found, times, atol=1e-6)
+
+
 def test_a_stage_that_runs_meanwhile_changes_nothing(lake):
     stored = StoredAnnotations(lake, VIDEO)
     before = stored.of_frames(0, 5)

@@ -12,6 +12,7 @@ from transformers import UMT5EncoderModel
 
 from models.itryon.embedded import EMBEDDED_DIR
 from models.itryon.pipeline import ITryOnPipeline
+from models.text import umt5
 from pipelines.tryon.load import _dtype, load_pipeline, resolved, with_shift
 from pipelines.tryon.run import Garment, tryon_video
 from pipelines.tryon.settings import TryOnSettings
@@ -55,6 +56,7 @@ def test_a_video_is_dressed_with_the_checkpoints_own_window_and_schedule(checkpo
     used = record["settings"]
     assert (used["num_frames"], used["sizes"], used["flow_shift"], used["dtype"]) == (9, [[32, 48]], 5.0, "fp32")
     assert pipe.transformer.dtype == pipe.vae.dtype == torch.float32
+    assert pipe.config.max_text_length == umt5.MAX_LENGTH
 
     other, record, pipe = dress(
         checkpoint, moving_video, tmp_path / "o.mp4", flow_shift=2.0, num_frames=5, sizes=[(48, 64)]
@@ -68,6 +70,7 @@ def test_weights_in_half_precision_stay_that(checkpoint, moving_video, tmp_path)
     exact, _, _ = dress(checkpoint, moving_video, tmp_path / "fp32.mp4")
     half, record, pipe = dress(checkpoint, moving_video, tmp_path / "bf16.mp4", dtype="bf16")
     assert record["settings"]["dtype"] == "bf16"
+    assert record["dtype"] == {"transformer": "bfloat16", "text_encoder": "bfloat16", "vae": "float32"}
     kept = tuple(pipe.transformer._keep_in_fp32_modules)
     for name, parameter in pipe.transformer.named_parameters():
         assert parameter.dtype == (torch.float32 if any(k in name for k in kept) else torch.bfloat16), name

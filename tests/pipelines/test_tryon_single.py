@@ -94,7 +94,7 @@ def test_a_file_is_annotated_dressed_and_keeps_its_sound(inputs, tmp_path):
         packets = [[bytes(p) for p in c.demux(audio=0) if p.dts is not None] for c in (result, source)]
         assert packets[0] == packets[1], "the sound is copied, not encoded again"
     record = json.loads(written.record.read_text())
-    assert record["spans"] == [{"start": 2, "end": 8, "text": "she smooths the shirt"}]
+    assert record["spans"] == [{"start": 3, "end": 8, "text": "she smooths the shirt"}]
     assert record["prompt"] == "a dancer" and len(record["garment"]["sha256"]) == 64
     assert {"pose", "hands", "agnostic_masks", "captions", "dressing"} <= set(seen)
     with VideoReader(video) as a, VideoReader(written.video) as b:
@@ -227,6 +227,12 @@ def test_what_cannot_be_dressed_says_why(inputs, tmp_path):
         tryon_file(loaded, video, blank, out, lake, SETTINGS, annotation=ANNOTATION)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
         tryon_file(loaded, tmp_path / "nowhere.mp4", garment, out, lake, SETTINGS)
+    with pytest.raises(CannotDress, match=r"dancer\.mp4 would be written over"):
+        tryon_file(loaded, video, garment, video, lake, SETTINGS)
+    photo = Path(shutil.copy(garment, tmp_path / "photo.jpg"))
+    with pytest.raises(CannotDress, match=r"photo\.jpg would be written over"):
+        tryon_file(loaded, video, photo, photo.with_suffix(".mp4"), lake, SETTINGS)
+    assert photo.read_bytes() == garment.read_bytes()
     with pytest.raises(CannotDress, match=r"result\.mp4"):
         tryon_file(loaded, video, garment, tmp_path / "result.avi", lake, SETTINGS)
     assert not out.exists()

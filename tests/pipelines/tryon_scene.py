@@ -103,7 +103,7 @@ def bert_parts() -> tuple[BertModel, PreTrainedTokenizerFast]:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
-        max_position_embeddings=64,
+        max_position_embeddings=512,
     )
     return BertModel(config).eval(), PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
 
