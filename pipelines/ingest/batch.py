@@ -27,7 +27,7 @@ from pipelines.stage import Progress, digest
 from pipelines.stage.base import scratch
 from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore, TableSpec
-from pipelines.store.errors import explained
+from pipelines.store.errors import LakeError, explained
 from pipelines.store.leftovers import remove_leftovers_daily
 from pipelines.store.schemas import GARMENTS, VIDEOS
 
@@ -319,8 +319,10 @@ class _Run:
         suffix = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= 8 else ""
         try:
             uri = self.store.blobs.put_file(candidate.file.location, suffix)
-        except (FileNotFoundError, PermissionError) as e:
-            return None, f"Could not be stored ({e.strerror}); run again"
+        except LakeError:
+            raise
+        except OSError as e:
+            return None, f"Could not be stored ({e.strerror or e}); run again"
         if uri != self.store.blobs.uri_for(candidate.sha256 or "", suffix):
             return None, "Changed while it was being read; run again once it is complete"
         return uri, None

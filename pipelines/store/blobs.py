@@ -163,7 +163,7 @@ class BlobStore:
                     Path(path).parent.mkdir(parents=True, exist_ok=True)
             try:
                 if self._fill(source, temporary) != digest:
-                    raise OSError(f"{uri}: the file changed while it was being stored; run again once it is complete")
+                    raise OSError(f"{uri}: the file changed while it was being stored")
                 self._fs.move(temporary, target)
             except BaseException:
                 if self._fs.get_file_info(temporary).type == fs.FileType.File:

@@ -5,6 +5,7 @@ One module, though long: most of it looks at one batch of every kind of bad inpu
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -25,7 +26,8 @@ from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.workers import WorkerFailure, run_isolated
 from pipelines.stage import Progress
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.blobs import sha256_file
+from pipelines.store.blobs import BlobStore, sha256_file
+from pipelines.store.errors import DiskFull
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from tests.pipelines.media import write_audio, write_cut_off, write_rotated, write_timed, write_video
 
@@ -333,6 +335,35 @@ def test_a_file_that_changes_while_it_is_read_is_tried_again(
     monkeypatch.setattr(batch_module, "run_isolated", changing)
     report = ingest_batch(store, "b")
     assert report.errors == 1 and "Changed while it was being read" in report.problems["a.mp4"]
+    monkeypatch.undo()
+    assert ingest_batch(store, "b").ok == 2
+
+
+def test_a_file_that_cannot_be_stored_is_tried_again_and_a_full_disk_stops(
+    small: tuple[DeltaStore, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = small
+
+    def grown(path: Path) -> str:
+        return "0" * 64 if Path(path).name == "a.mp4" else sha256_file(path)
+
+    monkeypatch.setattr("pipelines.store.blobs.sha256_file", grown)
+    report = ingest_batch(store, "b")
+    assert (report.ok, report.errors) == (1, 1) and "changed while it was being stored" in report.problems["a.mp4"]
+    monkeypatch.undo()
+
+    def fails_with(number: int) -> None:
+        def fill(*_: object) -> str:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(BlobStore, "_fill", fill)
+
+    fails_with(errno.EIO)
+    report = ingest_batch(store, "b")
+    assert report.ok == 1 and report.problems["a.mp4"] == "Could not be stored (Input/output error); run again"
+    fails_with(errno.ENOSPC)
+    with pytest.raises(DiskFull):
+        ingest_batch(store, "b")
     monkeypatch.undo()
     assert ingest_batch(store, "b").ok == 2
 
