@@ -26,6 +26,7 @@ _DAMAGED = (
     "contiguous commit files",
     "No table metadata or protocol",
     "Invalid JSON in log",
+    "Invalid Checkpoint",
     "404 Not Found",
 )
 _UNANSWERED = (
@@ -56,6 +57,10 @@ class DiskFull(LakeError):
 
 class DamagedTable(LakeError):
     """A file below a table is gone or was changed."""
+
+
+class DamagedBlob(OSError):
+    """The bytes of a blob do not match the digest in its name."""
 
 
 class LakeUnreachable(LakeError):
