@@ -178,7 +178,9 @@ class _Run:
             garments[i] = self._garment_row(photo, measured.get(self._key(photo)), photo_prints[i])
         at = {key: garments[p.identity] for key, p in inventory.photos.items()}
         for path, video in new_videos.items():
-            videos[path] = self._video_row(video, measured.get(self._key(video)), prints[path], at)
+            row = self._video_row(video, measured.get(self._key(video)), prints[path], at)
+            category = category_of(video, inventory.photos) or self.settings.default_category
+            videos[path] = row | {"garment_category": category}
         for video in inventory.videos:
             if video.copy_of:
                 videos[video.path]["uri"] = videos[video.copy_of]["uri"]
@@ -279,7 +281,6 @@ class _Run:
             "source_path": video.path,
             "sha256": video.sha256,
             "bytes": video.file.size if video.file and not video.file.refused else None,
-            "garment_category": category_of(video, garments) or self.settings.default_category,
             "uri": None,
             "status": "error",
             "fingerprint": fingerprint,

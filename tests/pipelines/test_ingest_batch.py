@@ -264,6 +264,24 @@ def test_only_what_changed_is_done_again(small: tuple[DeltaStore, Path]) -> None
     assert strict.rejected == 2
 
 
+def test_a_video_has_the_category_of_its_garment_else_of_its_folder(lake: DeltaStore) -> None:
+    folder = landing_root(lake) / "b"
+    (folder / "dresses").mkdir(parents=True)
+    for seed, name in enumerate(("dresses/a.mp4", "dresses/b.mp4", "c.mp4")):
+        write_video(folder / name, seed=30 + seed)
+    write_garment(folder / "garments" / "gown.png")
+    write_garment(folder / "garments" / "lower_body" / "trousers.png", (120, 30, 40))
+    write_manifest(
+        folder,
+        {"video": "dresses/a.mp4", "garment": "garments/gown.png"},
+        {"video": "dresses/b.mp4", "garment": "garments/lower_body/trousers.png"},
+        {"video": "c.mp4", "garment": "garments/gown.png"},
+    )
+    assert ingest_batch(lake, "b").ok == 3
+    found = {path: row["garment_category"] for path, row in rows(lake, "b").items()}
+    assert found == {"dresses/a.mp4": "dresses", "dresses/b.mp4": "lower_body", "c.mp4": "upper_body"}
+
+
 def test_other_batches_stay(small: tuple[DeltaStore, Path]) -> None:
     store, folder = small
     ingest_batch(store, "b")
