@@ -9,6 +9,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.error import URLError
 
 import pyarrow as pa
 import pytest
@@ -80,6 +81,7 @@ def test_errors_are_told_apart():
     assert said(OSError("error sending request"), "s3://b/lake") is LakeUnreachable
     assert said(OSError("error sending request")) is None, "a local lake has no store that could be away"
     assert said(FileNotFoundError("Path does not exist 'connect'"), "s3://b/lake") is None
+    assert said(URLError("Connection refused"), "s3://b/lake") is None, "an address of somebody else"
     assert said(OSError("10 rows failed validation"), "s3://b/lake") is None
     # The stack and the colours of another language are left out.
     better = explain(OSError("\x1b[31mJson error\x1b[0m: x\n   0: <unknown>\n   1: y"), "/lake", "Table pose")
