@@ -9,7 +9,6 @@ player does, so that indices and times after it stay right; frames lost at the e
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from bisect import bisect_right
@@ -197,7 +196,9 @@ class VideoReader:
     def _examine(self, max_side: int | None) -> None:
         """Read all packets' times (not their pictures), and the first frame that decodes."""
         pts: list[int] = []
-        seekable = self._stream.codec_context.name in _SEEKABLE_CODECS
+        # A context is named after its decoder, which is `libdav1d` for AV1.
+        codec = self._stream.codec_context.codec.canonical_name
+        seekable = codec in _SEEKABLE_CODECS
         started, first_key, last_duration, packets, hidden = False, 0, 0, 0, 0
         try:
             for packet in self._container.demux(self._stream):
@@ -259,7 +260,7 @@ class VideoReader:
             fps=fps,
             num_frames=len(pts) or packets,
             duration_s=duration,
-            codec=self._stream.codec_context.name,
+            codec=codec,
             rotation=self._turns * 90,
             variable_frame_rate=variable,
             has_audio=bool(self._container.streams.audio),
@@ -286,8 +287,12 @@ class VideoReader:
                 return
             except (av.error.FFmpegError, OSError):  # cut off: what the decoder still holds comes out below
                 packet = None
-            with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError, av.error.UndefinedError):
+            try:
                 yield from packet.decode() if packet is not None else self._stream.codec_context.decode(None)
+            except av.error.FFmpegError as e:
+                # Damage is anything to ffmpeg: data of no format yet invented, even a lack of permission.
+                if isinstance(e, MemoryError):
+                    raise
             if packet is None:
                 return
 

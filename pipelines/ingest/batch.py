@@ -27,7 +27,7 @@ from pipelines.stage import Progress, digest
 from pipelines.stage.base import scratch
 from pipelines.stage.turns import turn
 from pipelines.store import Commit, DeltaStore, TableSpec
-from pipelines.store.errors import explained
+from pipelines.store.errors import LakeError, explained
 from pipelines.store.leftovers import remove_leftovers_daily
 from pipelines.store.schemas import GARMENTS, VIDEOS
 
@@ -178,7 +178,9 @@ class _Run:
             garments[i] = self._garment_row(photo, measured.get(self._key(photo)), photo_prints[i])
         at = {key: garments[p.identity] for key, p in inventory.photos.items()}
         for path, video in new_videos.items():
-            videos[path] = self._video_row(video, measured.get(self._key(video)), prints[path], at)
+            row = self._video_row(video, measured.get(self._key(video)), prints[path], at)
+            category = category_of(video, inventory.photos) or self.settings.default_category
+            videos[path] = row | {"garment_category": category}
         for video in inventory.videos:
             if video.copy_of:
                 videos[video.path]["uri"] = videos[video.copy_of]["uri"]
@@ -279,7 +281,6 @@ class _Run:
             "source_path": video.path,
             "sha256": video.sha256,
             "bytes": video.file.size if video.file and not video.file.refused else None,
-            "garment_category": category_of(video, garments) or self.settings.default_category,
             "uri": None,
             "status": "error",
             "fingerprint": fingerprint,
@@ -319,8 +320,10 @@ class _Run:
         suffix = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= 8 else ""
         try:
             uri = self.store.blobs.put_file(candidate.file.location, suffix)
-        except (FileNotFoundError, PermissionError) as e:
-            return None, f"Could not be stored ({e.strerror}); run again"
+        except LakeError:
+            raise
+        except OSError as e:
+            return None, f"Could not be stored ({e.strerror or e}); run again"
         if uri != self.store.blobs.uri_for(candidate.sha256 or "", suffix):
             return None, "Changed while it was being read; run again once it is complete"
         return uri, None

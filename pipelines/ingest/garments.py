@@ -13,6 +13,9 @@ from pipelines.ingest.segmentation import segment_garment
 from pipelines.ingest.settings import IngestSettings
 
 _LEAST, _MOST = 0.02, 0.97
+# Those of `pipelines.ingest.landing.PHOTO_SUFFIXES`. Pillow goes by content, not by name: without this list, an EPS
+# named jacket.jpg starts Ghostscript on it.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 
 @dataclass
@@ -56,8 +59,12 @@ def analyse_garment(path: str, mask_path: str | None, settings: IngestSettings) 
     return asdict(analysis)
 
 
-def read_photo(path: str, max_side: int = 20_000) -> tuple[np.ndarray, np.ndarray | None]:
+def read_photo(path: str, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """A photo as its viewer shows it: upright after EXIF, and transparency on white.
+
+    Args:
+        path: The file.
+        max_side: Longest side that is accepted, pixels; any of photos that the ingestion accepted.
 
     Returns:
         Shape (height, width, 3) uint8 RGB, and the mask of its opaque part, (height, width) uint8 of 0 and 255, or None
@@ -67,8 +74,8 @@ def read_photo(path: str, max_side: int = 20_000) -> tuple[np.ndarray, np.ndarra
         OSError: Not an image, or cut off.
         ValueError: Longer than `max_side`.
     """
-    with Image.open(path) as stored:
-        if max(stored.size) > max_side:
+    with Image.open(path, formats=_FORMATS) as stored:
+        if max_side is not None and max(stored.size) > max_side:
             raise ValueError(f"Is {stored.width}x{stored.height} pixels, a side is above {max_side}")
         image = ImageOps.exif_transpose(stored)
         if not image.has_transparency_data:
@@ -81,7 +88,7 @@ def read_photo(path: str, max_side: int = 20_000) -> tuple[np.ndarray, np.ndarra
 
 
 def _read_mask(path: str, shape: tuple[int, int], max_side: int) -> np.ndarray:
-    with Image.open(path) as image:
+    with Image.open(path, formats=_FORMATS) as image:
         if image.size != shape[::-1] or max(image.size) > max_side:
             raise ValueError(f"Its mask is {image.width}x{image.height} pixels, the photo {shape[1]}x{shape[0]}")
         return ((np.asarray(image.convert("L")) > 127) * 255).astype(np.uint8)
@@ -89,7 +96,7 @@ def _read_mask(path: str, shape: tuple[int, int], max_side: int) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "Not a readable photo: damaged, or no image of a known format"
+        return "Not a readable photo: damaged, or none of JPEG, PNG, WebP, BMP and TIFF"
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
         return str(error)
     return f"Not a readable photo: {getattr(error, 'strerror', None) or error}"

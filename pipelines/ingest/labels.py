@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ingest.analyse import VideoAnalysis
-from pipelines.ingest.inventory import Candidate
+from pipelines.ingest.inventory import Candidate, Photo
 from pipelines.store.schemas import GARMENT_CATEGORIES
 
 
-def category_of(video: Candidate, garments: dict[str, dict[str, Any]]) -> str | None:
+def category_of(video: Candidate, photos: dict[str, Photo]) -> str | None:
     """Category of the garment that is replaced: from the manifest, the garment's photo, or a folder's name."""
     if (entry := video.entry) is not None:
         if entry.garment_category:
             return entry.garment_category
-        if entry.garment in garments:
-            return garments[entry.garment]["category"]
+        # Its row has the default where nothing says one, which is less than the video's folder says.
+        if (photo := photos.get(entry.garment or "")) and photo.category:
+            return photo.category
     folders = Path(video.path).parts[:-1]
     return next((p for p in folders if p in GARMENT_CATEGORIES), None)
 

@@ -20,6 +20,7 @@ from pipelines.store.schemas import ACTIONS
 
 MANIFEST = "manifest.jsonl"
 _MAX_LINE = 1 << 20
+_MAX_LEVELS = 64  # pydantic writes about 255 and reads about 200, Python a thousand
 
 
 def _relative(path: str) -> str:
@@ -141,8 +142,8 @@ def read_json(raw: bytes) -> Any:
     """The JSON value of a line.
 
     Raises:
-        ValueError: It is none in UTF-8, or holds text that cannot be written anywhere: JSON may name half of a
-            character (`"\\ud800"`), which failed the batch at the commit of its rows.
+        ValueError: It is none in UTF-8, or holds what cannot be written anywhere: lists in lists without end, or half
+            of a character, which JSON may name (`"\\ud800"`). Both failed the batch, not the line.
     """
     try:
         value = json.loads(raw.decode("utf-8"))
@@ -153,7 +154,16 @@ def read_json(raw: bytes) -> Any:
         raise ValueError("JSON with half of a character in it (a lone surrogate): write the whole character") from e
     except (ValueError, RecursionError) as e:
         raise ValueError(f"not JSON ({e})") from e
+    if _deeper(value, _MAX_LEVELS):
+        raise ValueError(f"JSON with more than {_MAX_LEVELS} levels of lists and objects in one another")
     return value
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(v, levels - 1) for v in inside)
 
 
 def _parse_line(number: int, raw: bytes) -> ManifestLine:

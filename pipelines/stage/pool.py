@@ -26,7 +26,7 @@ from pebble import ProcessExpired
 from pipelines.stage.base import Stage, VideoTask, WorkerSettings, scratch
 from pipelines.stage.plan import Plan, status_row
 from pipelines.store import DeltaStore
-from pipelines.store.errors import explain
+from pipelines.store.errors import LakeError, explained
 from pipelines.workers import SPAWN, out_of_memory, worker_pool
 
 _ADDED_BY_RUNNER = ("batch", "video_id", "fingerprint")
@@ -193,26 +193,26 @@ def _annotate_one(
     schema = ready.spec.schema
     count = 0
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for chunk in ready.annotate(task):
-                writer.write_batch(_complete(chunk, schema, row, fingerprint))
-                count += chunk.num_rows
-            numbers = {
-                "rows": count,
-                "frames": task.frames,
-                "seconds": time.perf_counter() - started,
-                "model_seconds": task.model_seconds,
-                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            }
-            writer.add_key_value_metadata({"itryon": json.dumps(numbers)})
-        temporary.replace(target)
+        with explained(store.root, f"{ready.name} of video {row['video_id']}"):
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                for chunk in ready.annotate(task):
+                    writer.write_batch(_complete(chunk, schema, row, fingerprint))
+                    count += chunk.num_rows
+                numbers = {
+                    "rows": count,
+                    "frames": task.frames,
+                    "seconds": time.perf_counter() - started,
+                    "model_seconds": task.model_seconds,
+                    "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                }
+                writer.add_key_value_metadata({"itryon": json.dumps(numbers)})
+            temporary.replace(target)
         return numbers
     except Exception as e:
         temporary.unlink(missing_ok=True)
         if memory_gb is not None and out_of_memory(e):
             return _too_much(memory_gb)
-        better = explain(e, store.root, f"{ready.name} of video {row['video_id']}")
-        return str(better) if better else f"{type(e).__name__}: {e}"
+        return str(e) if isinstance(e, LakeError) else f"{type(e).__name__}: {e}"
 
 
 def _too_much(memory_gb: float) -> str:

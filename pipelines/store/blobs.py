@@ -22,7 +22,7 @@ from platformdirs import user_cache_path
 from pyarrow import fs
 
 from models.filesystem import open_root
-from pipelines.store.errors import explained
+from pipelines.store.errors import DamagedBlob, explained
 
 TEMPORARY = "blobs/tmp"
 """Folder of blobs that are being written."""
@@ -163,7 +163,7 @@ class BlobStore:
                     Path(path).parent.mkdir(parents=True, exist_ok=True)
             try:
                 if self._fill(source, temporary) != digest:
-                    raise OSError(f"{uri}: the file changed while it was being stored; run again once it is complete")
+                    raise OSError(f"{uri}: the file changed while it was being stored")
                 self._fs.move(temporary, target)
             except BaseException:
                 if self._fs.get_file_info(temporary).type == fs.FileType.File:
@@ -187,13 +187,13 @@ class BlobStore:
 
         Raises:
             FileNotFoundError: There is no such blob.
-            OSError: The bytes do not match the digest in the name: the blob was damaged.
+            DamagedBlob: The bytes do not match the digest in the name.
         """
         with self._explained(uri), self._fs.open_input_file(self._path(uri)) as f:
             data = f.read()
         digest = hashlib.sha256(data).hexdigest()
         if digest != _digest_of(uri):
-            raise OSError(_damaged(uri, digest))
+            raise _damaged(uri, digest)
         return data
 
     def local_path(self, uri: str) -> Path:
@@ -201,7 +201,7 @@ class BlobStore:
 
         Raises:
             FileNotFoundError: There is no such blob.
-            OSError: A remote blob's bytes do not match the digest in its name.
+            DamagedBlob: A remote blob's bytes do not match the digest in its name.
         """
         if self._local:
             path = Path(self._path(uri))
@@ -220,7 +220,7 @@ class BlobStore:
 
         Raises:
             FileNotFoundError: There is no such blob.
-            OSError: The blob was damaged.
+            DamagedBlob: The bytes do not match.
         """
         path = self.local_path(uri)
         digest = sha256_file(path)
@@ -229,7 +229,7 @@ class BlobStore:
             path = self.local_path(uri)
             digest = sha256_file(path)
         if digest != _digest_of(uri):
-            raise OSError(_damaged(uri, digest))
+            raise _damaged(uri, digest)
         return path
 
     def verify(self, uri: str) -> None:
@@ -237,14 +237,15 @@ class BlobStore:
 
         Raises:
             FileNotFoundError: There is no such blob.
-            OSError: It was damaged.
+            DamagedBlob: They do not match.
+            OSError: They cannot be read.
         """
         check = hashlib.sha256()
         with self._explained(uri), self._fs.open_input_stream(self._path(uri)) as f:
             for chunk in _chunks(f):
                 check.update(chunk)
         if check.hexdigest() != _digest_of(uri):
-            raise OSError(_damaged(uri, check.hexdigest()))
+            raise _damaged(uri, check.hexdigest())
 
     def _fetch(self, uri: str, target: Path) -> None:
         # Names are digests, so one cache serves all lakes, and what lies in it was verified once.
@@ -258,7 +259,7 @@ class BlobStore:
                     check.update(chunk)
                     out.write(chunk)
             if check.hexdigest() != _digest_of(uri):
-                raise OSError(_damaged(uri, check.hexdigest()))
+                raise _damaged(uri, check.hexdigest())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -271,8 +272,8 @@ def _digest_of(uri: str) -> str:
     return PurePosixPath(uri).name.split(".")[0]
 
 
-def _damaged(uri: str, digest: str) -> str:
-    return f"Blob {uri} is damaged, its bytes hash to {digest[:16]}…: {_AGAIN}"
+def _damaged(uri: str, digest: str) -> DamagedBlob:
+    return DamagedBlob(f"Blob {uri} is damaged, its bytes hash to {digest[:16]}…: {_AGAIN}")
 
 
 def _chunks(source):

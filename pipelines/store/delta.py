@@ -197,13 +197,19 @@ class DeltaStore:
         """The Delta table, created on demand; at an older `version` for time travel.
 
         Raises:
-            ValueError: The version does not exist or was vacuumed from the log.
+            ValueError: The version's log entries were removed, or there is no table.
+            DeltaError: The version is newer than the table.
             LakeError: The table is damaged, or the store does not answer.
         """
         with self._explained(spec, version):
             try:
                 return DeltaTable(self.uri(spec), version=version, storage_options=self.storage_options or None)
             except TableNotFoundError:
+                if version is not None:
+                    # Today's rows would be taken for those of that version.
+                    raise ValueError(
+                        f"Table {spec.name} has no version {version}, or its log entries were removed: read a newer one"
+                    ) from None
                 self.ensure_tables([spec])
                 return DeltaTable(self.uri(spec), storage_options=self.storage_options or None)
 
@@ -215,6 +221,8 @@ class DeltaStore:
                 table.update_incremental()
             if table.version() - opened_at < _REOPENED_AFTER:
                 return table
+        # Forgotten first: what makes a table anew, if it was deleted, asks for the remembered one.
+        self._tables.pop(spec.name, None)
         table = self.open(spec)
         self._tables[spec.name] = (table, table.version())
         return table

@@ -26,6 +26,7 @@ _DAMAGED = (
     "contiguous commit files",
     "No table metadata or protocol",
     "Invalid JSON in log",
+    "Invalid Checkpoint",
     "404 Not Found",
 )
 _UNANSWERED = (
@@ -56,6 +57,10 @@ class DiskFull(LakeError):
 
 class DamagedTable(LakeError):
     """A file below a table is gone or was changed."""
+
+
+class DamagedBlob(OSError):
+    """The bytes of a blob do not match the digest in its name."""
 
 
 class LakeUnreachable(LakeError):
@@ -92,7 +97,9 @@ def explain(error: BaseException, root: str, what: str) -> LakeError | None:
             f"{what} cannot be written, the disk of {root} is full: free some space and run again; "
             "what was committed stands"
         )
-    if "://" in root and not isinstance(error, FileNotFoundError) and any(t in text for t in _UNANSWERED):
+    # Only plain ones come from the store: what other libraries cannot reach, they say in subclasses of OSError.
+    of_store = type(error) is OSError or isinstance(error, (DeltaError, pa.ArrowException))
+    if "://" in root and of_store and any(t in text for t in _UNANSWERED):
         return LakeUnreachable(
             f"{what} cannot be reached, the object store of {root} does not answer: check AWS_ENDPOINT_URL, "
             f"AWS_REGION, credentials and network, then run again; what was committed stands ({text})"

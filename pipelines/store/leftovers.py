@@ -14,16 +14,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from deltalake.exceptions import DeltaError
 from pyarrow import fs
 
 from models.filesystem import open_root
 from pipelines.store.blobs import TEMPORARY
 from pipelines.store.delta import DeltaStore
-from pipelines.store.errors import LakeError
+from pipelines.store.errors import LakeError, explained
 from pipelines.store.tables import TABLES
 
 DAYS = 7.0
 """Age at which a temporary file is nobody's work any more. The clocks of machines differ by hours, not by days."""
+DAMAGED = ".damaged"
+"""Ending of what a repair put aside."""
 _EVERY_S = 86_400
 # With the 32 digits that a temporary name has: a file `notes.tmp` of a user in a landing folder is none.
 _NAME = re.compile(r".*[0-9a-f]{32}\.tmp(\.\w+)?")
@@ -45,7 +48,7 @@ def remove_leftovers_daily(store: DeltaStore, scratch: Path) -> None:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
         removed = remove_leftovers(store, scratch)
-    except OSError as e:
+    except (OSError, DeltaError) as e:
         _log.warning("Leftovers of killed runs were not deleted: %s", e)
         return
     if removed:
@@ -70,7 +73,7 @@ def remove_leftovers(store: DeltaStore, scratch: Path, days: float = DAYS, dry_r
     """
     before = time.time() - 86_400 * days
     system, base = open_root(store.root)
-    in_lake = [*_blobs(system, base, before), *_data_files(store, base, days)]
+    in_lake = [*_blobs(system, base, before), *_data_files(store, base, days), *_put_aside(system, base, before)]
     here = [p for p in [*_temporary(store, scratch), *_staged(scratch)] if _changed(p) < before]
     if not dry_run:
         for name in in_lake:
@@ -93,17 +96,27 @@ def _data_files(store: DeltaStore, base: str, days: float) -> Iterator[str]:
         try:
             if not store.has(spec):
                 continue
-            table = store.open(spec)
+            with explained(store.root, f"Table {spec.name}"):
+                table = store.open(spec)
+                tombs, all_of_them = (
+                    table.vacuum(int(24 * days), enforce_retention_duration=False, dry_run=True, full=full)
+                    for full in (False, True)
+                )
         except LakeError as e:
             # `itryon repair` is for that one; its files are looked at when it can be read again.
             _log.warning("%s", e)
             continue
-        tombs, all_of_them = (
-            table.vacuum(int(24 * days), enforce_retention_duration=False, dry_run=True, full=full)
-            for full in (False, True)
-        )
         for name in sorted(set(all_of_them) - set(tombs)):
             yield f"{base}/tables/{spec.name}/{name}"
+
+
+def _put_aside(system: fs.FileSystem, base: str, before: float) -> Iterator[str]:
+    """What a repair put aside in the tables' logs, where no vacuum looks."""
+    for spec in TABLES.values():
+        selector = fs.FileSelector(f"{base}/tables/{spec.name}/_delta_log", allow_not_found=True)
+        for info in system.get_file_info(selector):
+            if info.path.endswith(DAMAGED) and info.mtime.timestamp() < before:
+                yield info.path
 
 
 def _temporary(store: DeltaStore, scratch: Path) -> Iterator[Path]:

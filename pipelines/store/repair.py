@@ -1,13 +1,16 @@
 """Brings a lake whose files were damaged into a state from which runs can go on: `itryon repair`.
 
-It makes nothing up. A data file that cannot be read is taken out of its table, a blob whose bytes do not hash to its
-name is deleted, and the run of the batch makes both again, because rows stand only while they and their blobs are
-there. What it takes away from tables is put aside beside its place, and deleted with the leftovers of killed runs.
+It makes nothing up. A data file whose content is damaged is taken out of its table, a blob whose bytes do not hash to
+its name is deleted, and the run of the batch makes both again, because rows stand only while they and their blobs are
+there. A damaged checkpoint of a log, which says what its entries say, is taken away where those are whole. What a disk
+or its permissions do not let be read stays, and is named. What it takes away from tables is put aside beside its place,
+and deleted with the leftovers of killed runs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +24,10 @@ from pyarrow import fs
 
 from models.filesystem import open_root
 from pipelines.store.delta import DeltaStore
-from pipelines.store.errors import LakeError
-from pipelines.store.leftovers import remove_leftovers
+from pipelines.store.errors import DamagedBlob, LakeError
+from pipelines.store.leftovers import DAMAGED, remove_leftovers
 from pipelines.store.schemas import TableSpec
 from pipelines.store.tables import TABLES
-
-DAMAGED = ".damaged"
 
 
 @dataclass
@@ -97,27 +98,67 @@ def _mend_log(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folder:
         elif not actions:
             broken.append(path)
     if broken and broken == entries[-1:] != entries:
-        system.move(broken[0], broken[0] + DAMAGED)
+        _put_aside(system, broken[0])
         report.done.append(
             f"Table {spec.name}: its newest commit {Path(broken[0]).name} was damaged and is put aside, the table is "
             "as it was before: run what was run last again"
         )
         broken = []
-    try:
-        if not broken:
-            DeltaTable(store.uri(spec), storage_options=store.storage_options or None)
-            return True
+    if broken:
         problem = f"entry {Path(broken[0]).name} of its log is damaged"
-    except TableNotFoundError:
+    elif (error := _why_not_open(store, spec)) is None:
+        return True
+    elif isinstance(error, TableNotFoundError):
         return not entries and _make(store, spec)
-    except DeltaError as e:
-        problem = f"its log cannot be read ({str(e).splitlines()[0]})"
+    else:
+        aside = _put_checkpoints_aside(system, folder, entries)
+        if aside and _why_not_open(store, spec) is None:
+            report.done.append(
+                f"Table {spec.name}: {', '.join(aside)} of its log could not be read and is put aside; the log's "
+                "entries are whole, nothing is lost"
+            )
+            return True
+        problem = f"its log cannot be read ({str(error).splitlines()[0]})"
     report.left.append(
         f"Table {spec.name}: {problem}, and newer commits build on it. Put it back from a copy of the lake; without "
         f"one, delete {folder} and run all batches again, which makes the rows of stages anew but not a history of "
         "training sets, checkpoints and promotions"
     )
     return False
+
+
+def _why_not_open(store: DeltaStore, spec: TableSpec) -> DeltaError | None:
+    try:
+        DeltaTable(store.uri(spec), storage_options=store.storage_options or None)
+    except DeltaError as e:
+        return e
+    return None
+
+
+def _put_checkpoints_aside(system: fs.FileSystem, folder: str, entries: list[str]) -> list[str]:
+    """Put the checkpoints of a log that cannot be opened aside, where its entries do without; the names of the files.
+
+    A log that is there from its first entry on needs none. One whose beginning was cleaned up keeps those that can be
+    read, and needs one from before, or of, its first entry.
+    """
+    numbers = [int(Path(path).stem) for path in entries]
+    if not numbers or numbers != list(range(numbers[0], numbers[-1] + 1)):
+        return []
+    files = {i.base_name: i for i in system.get_file_info(fs.FileSelector(f"{folder}/_delta_log"))}
+    checkpoints = {n: i for n, i in files.items() if ".checkpoint." in n and not n.endswith(DAMAGED)}
+    aside = [n for n, i in checkpoints.items() if numbers[0] == 0 or _problem(system, i.path, i.size)]
+    if numbers[0] > 0 and all(int(n.split(".")[0]) < numbers[0] - 1 for n in checkpoints.keys() - set(aside)):
+        return []
+    aside += ["_last_checkpoint"] if "_last_checkpoint" in files else []
+    for name in aside:
+        _put_aside(system, files[name].path)
+    return sorted(aside)
+
+
+def _put_aside(system: fs.FileSystem, path: str) -> None:
+    system.move(path, path + DAMAGED)
+    if isinstance(system, fs.LocalFileSystem):
+        os.utime(path + DAMAGED)  # or an old file would be deleted with the leftovers at once
 
 
 def _make(store: DeltaStore, spec: TableSpec) -> bool:
@@ -141,9 +182,14 @@ def _mend_files(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folde
     lost: list[str] = []
     for action in pa.table(table.get_add_actions(flatten=True)).to_pylist():
         name = unquote(action["path"])
-        if problem := _problem(system, f"{folder}/{name}", action["size_bytes"]):
+        try:
+            problem = _problem(system, f"{folder}/{name}", action["size_bytes"])
+        except OSError as e:
+            report.left.append(f"Table {spec.name}: its data file {name} {_unreadable(e)}")
+            continue
+        if problem:
             if problem != "is gone":
-                system.move(f"{folder}/{name}", f"{folder}/{name}{DAMAGED}")
+                _put_aside(system, f"{folder}/{name}")
             lost.append(f"{name} {problem}")
     if not lost:
         return
@@ -155,6 +201,11 @@ def _mend_files(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folde
 
 
 def _problem(system: fs.FileSystem, path: str, size: int) -> str | None:
+    """What is wrong with a Parquet file.
+
+    Raises:
+        OSError: Its bytes cannot be read, whatever they are.
+    """
     info = system.get_file_info(path)
     if info.type != fs.FileType.File:
         return "is gone"
@@ -164,9 +215,20 @@ def _problem(system: fs.FileSystem, path: str, size: int) -> str | None:
         with system.open_input_file(path) as f:
             for _ in pq.ParquetFile(f).iter_batches():
                 pass
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, pa.ArrowException) as e:
+        # Arrow says OSError of damaged content, too.
+        with system.open_input_stream(path) as f:
+            while f.read(1 << 20):
+                pass
         return f"cannot be read ({str(e)[:80]})"
     return None
+
+
+def _unreadable(error: OSError) -> str:
+    return (
+        f"cannot be read ({error.strerror or error}) and stays: check the disk and the permissions, then run `itryon "
+        "repair` again"
+    )
 
 
 def _mend_blobs(
@@ -188,11 +250,13 @@ def _mend_blobs(
             continue
         try:
             store.blobs.verify(uri)
-        except LakeError:
-            raise
-        except OSError:
+        except DamagedBlob:
             system.delete_file(f"{base}/{uri}")
             report.done.append(f"Blob {uri} was damaged and is deleted: {remedy}")
+        except LakeError:
+            raise
+        except OSError as e:
+            report.left.append(f"Blob {uri} {_unreadable(e)}")
 
 
 def _named_blobs(store: DeltaStore) -> dict[str, str]:

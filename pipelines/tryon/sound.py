@@ -92,7 +92,7 @@ def _sound(
     """Packets of the track for the result, with `origin` seconds of the source's clock as time 0."""
     base = track.time_base or Fraction(1, 1000)
     shift = round(origin / base)
-    if track.codec_context.name in _SOUND_OF_MP4:
+    if track.codec_context.codec.canonical_name in _SOUND_OF_MP4:
         for packet in _copied(source, track, result.add_stream_from_template(track)):
             packet.pts, packet.dts = None if packet.pts is None else packet.pts - shift, (packet.dts or 0) - shift
             starts = _time(packet)

@@ -60,7 +60,8 @@ def write_timed(
         stream = container.add_stream(codec, rate=30)
         stream.height, stream.width = pictures[0].shape[:2]
         odd = stream.width % 2 or stream.height % 2
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv444p" if odd else "yuv420p"
+        formats = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}
+        stream.pix_fmt = formats.get(codec, "yuv444p" if odd else "yuv420p")
         stream.codec_context.time_base = base
         for tick, rgb in zip(ticks, pictures):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=stream.pix_fmt)

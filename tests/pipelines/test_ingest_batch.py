@@ -5,6 +5,7 @@ One module, though long: most of it looks at one batch of every kind of bad inpu
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -25,7 +26,8 @@ from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.workers import WorkerFailure, run_isolated
 from pipelines.stage import Progress
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.blobs import sha256_file
+from pipelines.store.blobs import BlobStore, sha256_file
+from pipelines.store.errors import DiskFull
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from tests.pipelines.media import write_audio, write_cut_off, write_rotated, write_timed, write_video
 
@@ -262,6 +264,24 @@ def test_only_what_changed_is_done_again(small: tuple[DeltaStore, Path]) -> None
     assert strict.rejected == 2
 
 
+def test_a_video_has_the_category_of_its_garment_else_of_its_folder(lake: DeltaStore) -> None:
+    folder = landing_root(lake) / "b"
+    (folder / "dresses").mkdir(parents=True)
+    for seed, name in enumerate(("dresses/a.mp4", "dresses/b.mp4", "c.mp4")):
+        write_video(folder / name, seed=30 + seed)
+    write_garment(folder / "garments" / "gown.png")
+    write_garment(folder / "garments" / "lower_body" / "trousers.png", (120, 30, 40))
+    write_manifest(
+        folder,
+        {"video": "dresses/a.mp4", "garment": "garments/gown.png"},
+        {"video": "dresses/b.mp4", "garment": "garments/lower_body/trousers.png"},
+        {"video": "c.mp4", "garment": "garments/gown.png"},
+    )
+    assert ingest_batch(lake, "b").ok == 3
+    found = {path: row["garment_category"] for path, row in rows(lake, "b").items()}
+    assert found == {"dresses/a.mp4": "dresses", "dresses/b.mp4": "lower_body", "c.mp4": "upper_body"}
+
+
 def test_other_batches_stay(small: tuple[DeltaStore, Path]) -> None:
     store, folder = small
     ingest_batch(store, "b")
@@ -333,6 +353,35 @@ def test_a_file_that_changes_while_it_is_read_is_tried_again(
     monkeypatch.setattr(batch_module, "run_isolated", changing)
     report = ingest_batch(store, "b")
     assert report.errors == 1 and "Changed while it was being read" in report.problems["a.mp4"]
+    monkeypatch.undo()
+    assert ingest_batch(store, "b").ok == 2
+
+
+def test_a_file_that_cannot_be_stored_is_tried_again_and_a_full_disk_stops(
+    small: tuple[DeltaStore, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = small
+
+    def grown(path: Path) -> str:
+        return "0" * 64 if Path(path).name == "a.mp4" else sha256_file(path)
+
+    monkeypatch.setattr("pipelines.store.blobs.sha256_file", grown)
+    report = ingest_batch(store, "b")
+    assert (report.ok, report.errors) == (1, 1) and "changed while it was being stored" in report.problems["a.mp4"]
+    monkeypatch.undo()
+
+    def fails_with(number: int) -> None:
+        def fill(*_: object) -> str:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(BlobStore, "_fill", fill)
+
+    fails_with(errno.EIO)
+    report = ingest_batch(store, "b")
+    assert report.ok == 1 and report.problems["a.mp4"] == "Could not be stored (Input/output error); run again"
+    fails_with(errno.ENOSPC)
+    with pytest.raises(DiskFull):
+        ingest_batch(store, "b")
     monkeypatch.undo()
     assert ingest_batch(store, "b").ok == 2
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.captions.manifest import read_labels
 from pipelines.ingest.manifest import ManifestEntry, parse_manifest
 from pipelines.store.schemas import ACTIONS, GARMENT_CATEGORIES
 
@@ -89,6 +90,7 @@ def test_accepted_paths_stay_inside(value: dict) -> None:
         (b"[1, 2]", "an object is needed"),
         (b'"text"', "an object is needed"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"video": "a.mp4", "note": ' + b"[" * 64 + b"]" * 64 + b"}", "more than 64 levels"),
         ({"garment": "a.jpg"}, "video: Field required"),
         ({"video": 5}, "video: "),
         ({"video": "../x.mp4"}, "leaves the landing folder"),
@@ -108,6 +110,11 @@ def test_accepted_paths_stay_inside(value: dict) -> None:
 def test_what_is_wrong_is_told(line: object, says: str) -> None:
     [parsed] = parse_manifest(lines(line))
     assert parsed.entry is None and says in (parsed.error or "")
+
+
+def test_a_deep_value_that_is_accepted_can_be_kept_and_read_again() -> None:
+    [line] = parse_manifest([b'{"video": "a.mp4", "note": ' + b'[{"a": ' * 31 + b"[]" + b"}]" * 31 + b"}"])
+    assert line.entry and read_labels(line.entry.as_json()).actions is None
 
 
 def test_a_wrong_label_still_names_its_video() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.clips.garments import garment_photo
 from pipelines.ingest.cuts import CutDetector
 from pipelines.ingest.garments import analyse_garment, read_photo
 from pipelines.ingest.segmentation import garment_from_worn, segment_garment
 from pipelines.ingest.settings import IngestSettings
+from pipelines.store import DeltaStore
 
 SETTINGS = IngestSettings()
 
@@ -129,6 +131,10 @@ def test_a_mask_beside_the_photo_and_transparency_win(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(result["mask_png"]))) > 0, truth)
 
 
+# Pillow hands it to Ghostscript, whatever the file is called.
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 200 240\n%%EndComments\nshowpage\n"
+
+
 def test_photos_are_turned_upright(tmp_path: Path) -> None:
     image = Image.fromarray(shirt()[0])
     exif = image.getexif()
@@ -142,7 +148,8 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"", "Not a readable photo"),
-        (b"no picture", "damaged, or no image"),
+        (b"no picture", "damaged, or none of JPEG, PNG"),
+        (EPS, "damaged, or none of JPEG, PNG"),
         (png(shirt()[0])[:900], "Not a readable photo"),
         (png(np.full((90, 90, 3), 128, np.uint8)), "No garment found"),
         (png(np.zeros((4, 300, 3), np.uint8)), "a side is above 256"),
@@ -155,11 +162,19 @@ def test_bad_photos_say_why(tmp_path: Path, content: bytes, says: str) -> None:
     assert says in result["error"]
 
 
-def test_a_mask_of_another_size_or_an_empty_one_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_or_format_or_an_empty_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(png(shirt()[0]))
     for mask, says in ((np.zeros((9, 9), np.uint8), "Its mask is 9x9"), (np.zeros((240, 200), np.uint8), "0%")):
         (tmp_path / "m.png").write_bytes(png(mask))
         assert says in analyse_garment(str(tmp_path / "p.png"), str(tmp_path / "m.png"), SETTINGS)["error"]
+    (tmp_path / "m.png").write_bytes(EPS)
+    found = analyse_garment(str(tmp_path / "p.png"), str(tmp_path / "m.png"), SETTINGS)
+    assert "none of JPEG, PNG" in found["error"]
+
+
+def test_a_photo_that_a_higher_limit_accepted_is_read_again(lake: DeltaStore) -> None:
+    uri = lake.blobs.put_bytes(png(np.zeros((2, 20_001, 3), np.uint8)), ".png")
+    assert garment_photo(lake, {"garment_id": "g", "uri": uri, "mask_uri": None})[0].shape == (2, 20_001, 3)
 
 
 def test_a_worn_garment_is_cut_out_on_white() -> None:

@@ -156,6 +156,23 @@ def test_any_history_keeps_exactly_what_is_current_or_pinned(tmp_path_factory, s
             assert there(lake) == needed
 
 
+def test_a_pinned_version_whose_log_is_gone_is_told_as_lost(lake):
+    put_clips(lake, "a", ["one"])
+    pin = Pin(lake)
+    put_clips(lake, "a", ["two"])
+    table = lake.open(CLIPS)
+    table.create_checkpoint()
+    for entry in Path(lake.root, "tables", "clips", "_delta_log").iterdir():
+        os.utime(entry, (0, 0))
+    table.cleanup_metadata()
+    with pytest.raises(ValueError, match=f"clips has no version {pin.version}, or its log entries were removed"):
+        lake.read(CLIPS, version=pin.version)
+    make_old(lake)
+    report = tidy(lake, scratch(lake), 0)
+    assert report.lost_versions == {"clips": [pin.version]} and not report.kept_versions
+    assert named(pin.manifest) <= there(lake), "the manifest still holds the rows"
+
+
 def test_replaced_rows_can_be_read_with_their_blobs_for_as_long_as_was_asked(lake):
     put_clips(lake, "a", ["old"])
     version = lake.version(CLIPS)

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from models.vlm.client import EndpointError
 from pipelines.checks import check_stage
-from pipelines.stage import WorkerSettings, run_stage
+from pipelines.stage import VideoTask, WorkerSettings, run_stage
+from pipelines.stage.pool import _annotate_one
 from pipelines.store import BlobStore, Commit, DeltaStore
 from pipelines.store.schemas import AGNOSTIC_MASKS, CLIPS, POSE, STAGE_STATUS, VIDEOS
 from tests.pipelines.fake_stages import FakeClips, FakeMasks, FakePose, FakeSettings
@@ -88,6 +91,21 @@ def test_bad_videos_are_rows_with_reasons_and_the_rest_goes_on(store):
     report = run_stage(FakeMasks(FakeSettings()), store, BATCH, settings=WorkerSettings(workers=1))
     assert (report.videos_ok, report.videos_failed) == (1, 3)
     assert report.failures[bad] == "pose failed: ValueError: no person in the video"
+
+
+class EndpointAway(FakePose):
+    """A stage whose vision-language model does not answer."""
+
+    def annotate(self, task: VideoTask) -> Iterator[pa.RecordBatch]:
+        raise EndpointError("http://127.0.0.1:9/v1 cannot be reached: Connection error")
+        yield
+
+
+def test_an_endpoint_that_is_away_is_not_taken_for_the_object_store(tmp_path):
+    row = {"batch": BATCH, "video_id": "a", "source_path": "a.mp4", "num_frames": 7}
+    args = (EndpointAway(FakeSettings()), DeltaStore("s3://bucket/lake"), row, "f", tmp_path / "a.parquet", 1, None)
+    assert _annotate_one(*args) == "EndpointError: http://127.0.0.1:9/v1 cannot be reached: Connection error"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_DATA")

@@ -152,6 +152,20 @@ def test_a_lake_made_again_in_the_same_folder_is_another_one(store):
     assert store.replace(CAPTIONS, caption_rows("a", ["three"]), {"batch": "a"}, Commit()) == 2
 
 
+@pytest.mark.parametrize("folder", ["", "tables/captions"])
+def test_what_was_deleted_under_a_living_process_is_made_anew(store, folder):
+    store.replace(CAPTIONS, caption_rows("a", ["one"]), {"batch": "a"}, Commit())
+    shutil.rmtree(Path(store.root) / folder)
+    assert store.read(CAPTIONS).num_rows == 0
+    assert store.replace(CAPTIONS, caption_rows("a", ["two"]), {"batch": "a"}, Commit()) == 1
+
+
+def test_a_version_of_a_table_that_is_not_there_is_refused(store):
+    with pytest.raises(ValueError, match="captions has no version 12"):
+        store.open(CAPTIONS, 12)
+    assert not store.has(CAPTIONS)
+
+
 def test_a_remembered_table_that_another_writer_changed_is_written_on_top(store):
     """What a store remembers is never what it overwrites others with."""
     store.replace(CAPTIONS, caption_rows("a", ["one"]), {"batch": "a"}, Commit())

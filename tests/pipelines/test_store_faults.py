@@ -9,10 +9,13 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.error import URLError
 
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 
+from models.filesystem import open_root
 from pipelines.ingest import landing
 from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.landing import land, landing_folder
@@ -78,6 +81,7 @@ def test_errors_are_told_apart():
     assert said(OSError("error sending request"), "s3://b/lake") is LakeUnreachable
     assert said(OSError("error sending request")) is None, "a local lake has no store that could be away"
     assert said(FileNotFoundError("Path does not exist 'connect'"), "s3://b/lake") is None
+    assert said(URLError("Connection refused"), "s3://b/lake") is None, "an address of somebody else"
     assert said(OSError("10 rows failed validation"), "s3://b/lake") is None
     # The stack and the colours of another language are left out.
     better = explain(OSError("\x1b[31mJson error\x1b[0m: x\n   0: <unknown>\n   1: y"), "/lake", "Table pose")
@@ -164,6 +168,88 @@ def test_a_hole_in_the_log_is_refused_with_what_to_do(lake: DeltaStore, way: str
     log[1].write_bytes(data)
     assert lake.read(CAPTIONS)["text"].to_pylist() == ["three"]
     assert repair(lake, scratch(lake)).left == []
+
+
+@pytest.mark.parametrize("way", ["gone", "half", "empty", "flipped"])
+def test_a_damaged_checkpoint_of_a_whole_log_loses_nothing(lake: DeltaStore, way: str, caplog):
+    write(lake, "a", ["one"])
+    lake.open(CAPTIONS).create_checkpoint()
+    log = Path(lake.root) / "tables/captions/_delta_log"
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    damage(checkpoint, way)
+    with pytest.raises(DamagedTable, match=r"Table captions .*itryon repair"):
+        DeltaStore(lake.root).read(CAPTIONS)
+    # Another table's damage does not fail the batch that was ingested.
+    remove_leftovers_daily(DeltaStore(lake.root), scratch(lake))
+    assert "Table captions" in caplog.text
+    age(log, 8)
+    report = repair(DeltaStore(lake.root), scratch(lake))
+    assert not report.left and len(report.done) == 1 and "nothing is lost" in report.done[0]
+    assert DeltaStore(lake.root).read(CAPTIONS)["text"].to_pylist() == ["one"]
+    aside = sorted(log.glob(f"*{DAMAGED}"))
+    assert [p.name for p in aside] == [p + DAMAGED for p in [checkpoint.name] * (way != "gone") + ["_last_checkpoint"]]
+    for path in aside:
+        age(path, 8)
+    assert sorted(remove_leftovers(lake, scratch(lake))) == list(map(str, aside)) and not any(log.glob(f"*{DAMAGED}"))
+
+
+def test_a_damaged_checkpoint_that_stands_for_entries_long_gone_is_refused(lake: DeltaStore):
+    write(lake, "a", ["one"])
+    table = lake.open(CAPTIONS)
+    table.create_checkpoint()
+    log = age(Path(lake.root) / "tables/captions/_delta_log", 400)
+    table.cleanup_metadata()
+    write(lake, "b", ["two"])
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    data = checkpoint.read_bytes()
+    damage(checkpoint, "half")
+    report = repair(DeltaStore(lake.root), scratch(lake))
+    assert not report.done and len(report.left) == 1 and "Put it back from a copy" in report.left[0]
+    checkpoint.write_bytes(data)
+    assert sorted(DeltaStore(lake.root).read(CAPTIONS)["text"].to_pylist()) == ["one", "two"]
+
+
+class BadSector:
+    """A file system that cannot read blobs and data files, whole as they are."""
+
+    def __init__(self, system: fs.FileSystem):
+        self.system = system
+
+    def __getattr__(self, name: str):
+        return getattr(self.system, name)
+
+    def open_input_stream(self, path: str):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def open_input_file(self, path: str):
+        return self.system.open_input_file(path) if path.endswith(".json") else self.open_input_stream(path)
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(lake: DeltaStore, tmp_path: Path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4")
+    land(tmp_path / "in", lake, "b")
+    ingest_batch(lake, "b", IngestSettings(workers=1))
+    before = lake.read(VIDEOS)
+    with monkeypatch.context() as patch:
+        system, base = open_root(lake.root)
+        patch.setattr("pipelines.store.repair.open_root", lambda _: (BadSector(system), base))
+        patch.setattr(lake.blobs, "_fs", BadSector(system))
+        report = repair(lake, scratch(lake))
+    assert not report.done and len(report.left) == 2 and all(names_remedy(t) for t in report.left)
+    assert all("cannot be read (Input/output error) and stays" in t for t in report.left)
+    assert lake.read(VIDEOS).equals(before) and not repair(lake, scratch(lake)).left
+    assert lake.blobs.read_bytes(before["uri"][0].as_py())
+
+
+def test_a_data_file_in_a_codec_that_nobody_knows_is_damaged(lake: DeltaStore, monkeypatch: pytest.MonkeyPatch):
+    write(lake, "a", ["one"])
+
+    def unknown(*_: object) -> None:
+        raise pa.ArrowNotImplementedError("Unknown codec type in Thrift")
+
+    monkeypatch.setattr("pipelines.store.repair.pq.ParquetFile", unknown)
+    assert "Unknown codec" in repair(lake, scratch(lake)).done[0]
 
 
 def test_rows_stand_only_while_their_blobs_are_there(lake: DeltaStore, tmp_path: Path):

@@ -102,8 +102,9 @@ def test_sound_stays_in_step(tmp_path, name, picture_s, sound_s, codec, start, n
     assert ends == pytest.approx(probe(result).duration_s, abs=0.1)
 
 
-def test_what_is_copied_is_copied_to_the_byte(tmp_path):
-    source = write_flash(tmp_path / "source.mp4", 0.0, 0.0)
+@pytest.mark.parametrize("codec", ["aac", "libmp3lame"])
+def test_what_is_copied_is_copied_to_the_byte(tmp_path, codec):
+    source = write_flash(tmp_path / "source.mp4", 0.0, 0.0, codec)
     result = with_sound_of(without_sound(source), source, tmp_path / "result.mp4")
     packets = []
     for path in (result, source):

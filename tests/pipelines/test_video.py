@@ -185,20 +185,45 @@ def test_a_file_that_is_cut_off_gives_the_frames_it_has(tmp_path: Path) -> None:
         assert reader.announced_frames > len(frames)
 
 
-def test_a_damaged_packet_is_bridged_and_indices_after_it_stay(tmp_path: Path) -> None:
-    path = write_timed(tmp_path / "d.avi", list(range(30)), Fraction(1, 25), "mjpeg")
+@pytest.mark.parametrize(
+    ("name", "codec", "mark", "skipped", "length"),
+    [
+        ("d.avi", "mjpeg", b"\xff\xd8", 0, None),
+        # A version of the format that ffmpeg says is not yet implemented, which is no error of the data to it.
+        ("d.mov", "prores_ks", b"icpf", 6, 2),
+    ],
+)
+def test_a_damaged_packet_is_bridged_and_indices_after_it_stay(
+    tmp_path: Path, name: str, codec: str, mark: bytes, skipped: int, length: int | None
+) -> None:
+    path = write_timed(tmp_path / name, list(range(30)), Fraction(1, 25), codec)
     with av.open(str(path)) as container:
         places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
     position, size = places[10]
-    start = data.find(b"\xff\xd8", position, position + 32)
-    data[start : start + size - 8] = bytes(size - 8)
+    length = length or size - 8
+    start = data.find(mark, position, position + 32) + skipped
+    data[start : start + length] = b"\xff" * length
     path.write_bytes(data)
     with VideoReader(path) as reader:
         frames = list(reader.frames())
         assert [f.index for f in frames] == list(range(30))
         assert [frame_number(f.rgb) for f in frames] == [*range(10), 9, *range(11, 30)]
         assert [frame_number(f.rgb) for f in reader.frames(12, 14)] == [12, 13]
+
+
+def test_codecs_are_named_after_themselves_and_not_their_decoders(tmp_path: Path) -> None:
+    path = write_timed(tmp_path / "a.mp4", list(range(30)), Fraction(1, 25), "libsvtav1")
+    with av.open(str(path)) as container:
+        position, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][10]
+    data = bytearray(path.read_bytes())
+    data[position : position + size] = bytes(size)
+    path.write_bytes(data)
+    with VideoReader(path) as reader:
+        assert reader.info.codec == "av1"
+        # So the one packet that is lost moves no index.
+        assert [(f.index, round(f.time_s * 25)) for f in reader.frames()] == [(i, i) for i in range(30)]
+        assert next(iter(reader.frames(29))).index == 29
 
 
 def _bad(tmp_path: Path, kind: str) -> Path:
