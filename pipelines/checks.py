@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.evaluation.judges.validation import kappa_now
 from pipelines.registry import STAGES
 from pipelines.store import DeltaStore, TableSpec
 from pipelines.store.schemas import ISR_SCORES, STAGE_STATUS, VIDEOS
@@ -157,12 +158,13 @@ def check_judge(store: DeltaStore, checkpoint_id: str) -> CheckOutcome:
     """Whether the success rate of a checkpoint can be relied on, and why: how well its judge agrees with known
     truth, and how many questions have an answer.
     """
-    rows = store.read(ISR_SCORES, ["success", "judge", "judge_kappa"], {"checkpoint_id": checkpoint_id}).to_pylist()
+    columns = ["success", "judge", "judge_digest", "judge_kappa"]
+    rows = store.read(ISR_SCORES, columns, {"checkpoint_id": checkpoint_id}).to_pylist()
     name, figures = "judge_is_validated", {"checkpoint_id": checkpoint_id}
     if not rows:
         nothing = "no interaction was judged: no captioned interaction lies in a try-on video"
         return CheckOutcome(name, False, nothing, False, figures)
-    judge, kappa = rows[0]["judge"], rows[0]["judge_kappa"]
+    judge, kappa = rows[0]["judge"], kappa_now(store, rows[0]["judge_digest"], rows[0]["judge_kappa"])
     answered = sum(r["success"] is not None for r in rows)
     if kappa is None:
         agrees = f"{judge} was never validated: run `itryon evaluate judge`"

@@ -76,10 +76,11 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
         computed=sorted((m for m in row["metrics"] if m["value"] is not None), key=lambda m: m["metric"]),
         not_computed=[m for m in row["metrics"] if m["value"] is None],
         better={m["metric"]: "higher" if higher_is_better(m["metric"]) else "lower" for m in row["metrics"]},
-        kappas=kappas_by_action(store, row["judge_digest"]),
+        kappas=kappas_by_action(store, row["judge_digest"]) | {OVERALL: row["judge_kappa"]},
         fair_kappa=FAIR_KAPPA,
         config=json.dumps(json.loads(checkpoint["config"]), indent=1, sort_keys=True),
-        rates=rates([(v["action"], v["success"]) for v in verdicts]) if verdicts else [],
+        # Verdicts on other videos than those there are now do not count, see the leaderboard.
+        rates=rates([(v["action"], v["success"]) for v in verdicts]) if row["judge"] else [],
         videos=videos,
         lineage=lineage(store, checkpoint_id),
         decisions=[d for d in decisions(store) if checkpoint_id in (d["checkpoint_id"], d["previous_checkpoint_id"])],
@@ -92,18 +93,17 @@ def write_report(store: DeltaStore, checkpoint_id: str, folder: Path) -> HtmlRep
 
 
 def kappas_by_action(store: DeltaStore, judge_digest: str | None) -> dict[str, float | None]:
-    """Action, or `overall` -> the judge's agreement with known truth on it, from its newest report."""
+    """Action -> the judge's agreement with known truth on it, from its newest report; none without one."""
     validation = newest_validation(store, judge_digest)
     if validation.batch is None:
         return {}
     look = "rendered" if "rendered" in validation.rows else next(iter(validation.rows))
     where = {"batch": validation.batch, "judge_digest": judge_digest}
-    found = {
+    return {
         r["split"].removeprefix("action="): r["value"]
         for r in store.read(JUDGE_REPORTS, ["metric", "pictures", "split", "value"], where).to_pylist()
         if r["metric"] == "kappa" and r["pictures"] == look and r["split"].startswith("action=")
     }
-    return {OVERALL: validation.kappa, **found}
 
 
 class _Files:

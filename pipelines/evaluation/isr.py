@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pipelines.captions.rows import interactions
 from pipelines.captions.stage import vlm_cache
 from pipelines.evaluation.evidence import AnnotatedSource
 from pipelines.evaluation.judges.validation import Validation, newest_validation
+from pipelines.evaluation.measured import in_part
 from pipelines.evaluation.metrics import newest_id, tryon_rows
 from pipelines.evaluation.rates import Rate, clip_rates, rates
 from pipelines.evaluation.settings import ISR_VERSION, IsrSettings
@@ -104,13 +106,11 @@ def judge_checkpoint(
     judge = judge or make_judge(settings, store, cache_dir)
     report = IsrReport(checkpoint_id, judge.name, newest_validation(store, judge.digest))
     reader = contact_reader(judge)
-    wanted = {"video_id": sorted({t["video_id"] for t in tryons}), "status": "ok"}
-    videos = {v["video_id"]: v for v in store.read(VIDEOS, where=wanted).to_pylist() if v["uri"]}
+    sources = _Sources(store, tryons)
     for tryon in tryons:
-        video = videos.get(tryon["video_id"])
-        of_video = {"batch": video["batch"] if video else "", "video_id": tryon["video_id"]}
+        video = sources.of(tryon)
         source = AnnotatedSource(store, video, reader) if video else None
-        for caption in _interactions(store, of_video, tryon):
+        for caption in _interactions(store, tryon, sources.batch_of(tryon), video):
             request, verdict = _verdict(store, judge, tryon, caption, source)
             row = {
                 "checkpoint_id": checkpoint_id,
@@ -146,13 +146,38 @@ def _evidence(store: DeltaStore, request: JudgeRequest | None, verdict: Verdict)
     return None if request is None else store.blobs.put_bytes(evidence_sheet(request, verdict), ".jpg")
 
 
-def _interactions(store: DeltaStore, of_video: dict[str, str], tryon: dict[str, Any]) -> list[dict[str, Any]]:
+class _Sources:
+    """Source videos of try-ons. The same bytes have one video_id in all batches, and captions of their own in each."""
+
+    def __init__(self, store: DeltaStore, tryons: list[dict[str, Any]]):
+        wanted = {"video_id": sorted({t["video_id"] for t in tryons}), "status": "ok"}
+        rows = [v for v in store.read(VIDEOS, where=wanted).to_pylist() if v["uri"]]
+        self._rows = {(v["batch"], v["video_id"]): v for v in rows}
+
+    def batch_of(self, tryon: dict[str, Any]) -> str | None:
+        """The batch that was dressed; of a row that does not say, the first one with the video, None without."""
+        recorded = json.loads(tryon["record"]).get("video", {}).get("batch")
+        return recorded or min((b for b, v in self._rows if v == tryon["video_id"]), default=None)
+
+    def of(self, tryon: dict[str, Any]) -> dict[str, Any] | None:
+        """Row of `videos`; None where it is gone or cannot be used."""
+        return self._rows.get((self.batch_of(tryon) or "", tryon["video_id"]))
+
+
+def _interactions(
+    store: DeltaStore, tryon: dict[str, Any], batch: str | None, video: dict[str, Any] | None
+) -> list[dict[str, Any]]:
     """Captioned interactions of which the middle lies in the part of the source that was dressed."""
-    first, end = tryon["start_frame"], tryon["start_frame"] + tryon["num_frames"]
-    found = interactions(store.read(CAPTIONS, where=of_video))
+    where = {"video_id": tryon["video_id"]}
+    found = interactions(store.read(CAPTIONS, where=where | ({"batch": batch} if video else {})))
+    # Without its source nothing can be judged; that something was to be judged is told by any batch's captions.
+    batches = {r["batch"] for r in found}
+    one = batch if batch in batches else min(batches, default=None)
+    found = [r for r in found if r["batch"] == one]
     if tryon["status"] != "ok":
         return found
-    return [r for r in found if first <= (r["start_frame"] + r["end_frame"]) / 2 < end]
+    first, end = tryon["start_frame"], tryon["start_frame"] + tryon["num_frames"]
+    return [r for r in found if in_part(r["start_frame"], r["end_frame"], first, end)]
 
 
 def _verdict(
@@ -161,7 +186,7 @@ def _verdict(
     if tryon["status"] != "ok" or not tryon["uri"]:
         return None, Verdict(None, None, f"no verdict: there is no try-on video ({tryon['reason']})")
     if source is None:
-        return None, Verdict(None, None, "no verdict: the source video is no longer in the lake")
+        return None, Verdict(None, None, "no verdict: the source video is no longer a usable one of its batch")
     request = None
     try:
         request = source.request(

@@ -1,20 +1,23 @@
 """The leaderboard: one row a checkpoint, with all that was measured of it and what it is made from.
 
 Nothing is measured here. The rows gather what `checkpoints`, `training_sets`, `tryon_videos`, `video_metrics`,
-`isr_scores` and `promotions` say, so that the table can be made anew at any time. No heavy imports: the command line
-prints it.
+`isr_scores`, `judge_reports` and `promotions` say, so that the table can be made anew at any time. What was measured of
+try-on videos that are no longer those of the checkpoint is not shown. No heavy imports: the command line prints it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.checkpoints.current import current_standing
+from pipelines.evaluation.judges.validation import kappa_now
+from pipelines.evaluation.measured import set_metrics, verdicts_that_count
 from pipelines.evaluation.rates import rates
 from pipelines.evaluation.settings import LEADERBOARD_VERSION
 from pipelines.evaluation.shown import shown
@@ -30,14 +33,16 @@ from pipelines.store.schemas import (
     TRYON_VIDEOS,
     VIDEO_METRICS,
 )
+from pipelines.store.studio_schemas import JUDGE_REPORTS
+from pipelines.tryon.settings import WITHOUT_EFFECT
 
-_SOURCES = (CHECKPOINTS, TRAINING_SETS, TRYON_VIDEOS, VIDEO_METRICS, ISR_SCORES, PROMOTIONS)
+_SOURCES = (CHECKPOINTS, TRAINING_SETS, TRYON_VIDEOS, VIDEO_METRICS, ISR_SCORES, JUDGE_REPORTS, PROMOTIONS)
 # Configurations, captions, rationales and decisions are most of what those tables hold, and are not shown here.
 _OF_CHECKPOINT = ("checkpoint_id", "preset", "steps", "parent_checkpoint_id", "training_set_id", "final_loss")
-_OF_TRYON = ("video_id", "garment_id", "paired", "start_frame", "num_frames", "record")
-_OF_VERDICT = ("action", "success", "judge", "judge_digest", "judge_kappa")
-# How videos were made that does not change what is compared: the same work at another place.
-_NOT_COMPARED = {"checkpoint", "device", "max_videos", "batches", "pairs", "side_by_side_height"}
+_OF_TRYON = ("tryon_id", "video_id", "garment_id", "paired", "start_frame", "num_frames", "record", "status")
+_OF_VERDICT = ("tryon_id", "action", "success", "judge", "judge_digest", "judge_kappa")
+# The side-by-side video is for people: nothing measures it.
+_NOT_COMPARED = WITHOUT_EFFECT | {"side_by_side_height"}
 
 
 def higher_is_better(metric: str) -> bool:
@@ -98,16 +103,18 @@ def leaderboard_rows(store: DeltaStore, only: Collection[str] | None = None) -> 
         r["training_set_id"]: r
         for r in store.read(TRAINING_SETS, ["training_set_id", "batches", "num_clips"]).to_pylist()
     }
-    made = _by_checkpoint(store, TRYON_VIDEOS, _OF_TRYON, where | {"status": "ok"})
-    failed = _by_checkpoint(store, TRYON_VIDEOS, ("tryon_id",), where | {"status": "error"})
-    # Metrics of single videos carry the video's try-on.
-    metrics = _by_checkpoint(store, VIDEO_METRICS, [f.name for f in METRIC], where | {"tryon_id": ""})
+    tryons = _by_checkpoint(store, TRYON_VIDEOS, _OF_TRYON, where)
+    # Metrics of the set belong to no single try-on video; of those that do, only which one it is matters here.
+    of_set = _by_checkpoint(store, VIDEO_METRICS, [f.name for f in METRIC], where | {"tryon_id": ""})
+    of_videos = _by_checkpoint(store, VIDEO_METRICS, ("tryon_id", "mode"), where)
     verdicts = _by_checkpoint(store, ISR_SCORES, _OF_VERDICT, where)
+    kappa = cache(partial(kappa_now, store))  # one look at the reports for all that one judge judged
     rows = []
     for checkpoint in store.read(CHECKPOINTS, [*_OF_CHECKPOINT, "weights_sha256", "created_at"], where).to_pylist():
         name = checkpoint["checkpoint_id"]
         training_set = sets.get(checkpoint["training_set_id"])
-        mine = made.get(name, [])
+        dressed = tryons.get(name, [])
+        mine = [t for t in dressed if t["status"] == "ok"]
         rows.append(
             {
                 **{k: checkpoint[k] for k in (*_OF_CHECKPOINT, "weights_sha256")},
@@ -115,10 +122,10 @@ def leaderboard_rows(store: DeltaStore, only: Collection[str] | None = None) -> 
                 "num_clips": training_set["num_clips"] if training_set else None,
                 "trained_at": checkpoint["created_at"],
                 "tryon_videos": len(mine),
-                "tryon_failures": len(failed.get(name, [])),
+                "tryon_failures": len(dressed) - len(mine),
                 "evaluation_digest": evaluation_digest(mine),
-                "metrics": metrics.get(name, []),
-                **_isr(verdicts.get(name, [])),
+                "metrics": set_metrics(of_set.get(name, []), of_videos.get(name, []), [t["tryon_id"] for t in dressed]),
+                **_isr(verdicts_that_count(verdicts.get(name, []), dressed), kappa),
                 "is_current": name == now.current,
                 "promoted_at": now.promoted_at.get(name),
                 "table_versions": versions,
@@ -138,7 +145,8 @@ def _by_checkpoint(
 
 
 def evaluation_digest(tryons: list[dict[str, Any]]) -> str | None:
-    """What identifies an evaluation set: which frames of which videos got which garments, by which settings.
+    """What identifies an evaluation set: which frames of which videos, annotated how, got which garments, by which
+    settings.
 
     Two checkpoints can be compared where it is the same. None where no video was made.
 
@@ -149,13 +157,16 @@ def evaluation_digest(tryons: list[dict[str, Any]]) -> str | None:
         return None
     parts = []
     for t in tryons:
-        settings = json.loads(t["record"]).get("settings", {})
-        kept = {k: v for k, v in settings.items() if k not in _NOT_COMPARED}
-        parts.append([t["video_id"], t["garment_id"], t["paired"], t["start_frame"], t["num_frames"], kept])
+        record = json.loads(t["record"])
+        kept = {k: v for k, v in record.get("settings", {}).items() if k not in _NOT_COMPARED}
+        # Other masks are other pixels to make, other captions other interactions to judge.
+        annotated = record.get("fingerprints", {})
+        shown = [t["video_id"], t["garment_id"], t["paired"], t["start_frame"], t["num_frames"]]
+        parts.append([*shown, annotated, kept])
     return digest(sorted(parts, key=str))[:32]
 
 
-def _isr(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+def _isr(verdicts: list[dict[str, Any]], kappa: Callable[[str | None, float | None], float | None]) -> dict[str, Any]:
     """Success rate with its interval and judge, from the verdicts of one checkpoint."""
     if not verdicts:
         judge = dict.fromkeys(("judge", "judge_digest", "judge_kappa"))
@@ -168,7 +179,8 @@ def _isr(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
         "isr_judged": overall.judged,
         "isr_unanswered": overall.unanswered,
         # The rows of a checkpoint are replaced together, so one judge gave them all.
-        **{k: verdicts[0][k] for k in ("judge", "judge_digest", "judge_kappa")},
+        **{k: verdicts[0][k] for k in ("judge", "judge_digest")},
+        "judge_kappa": kappa(verdicts[0]["judge_digest"], verdicts[0]["judge_kappa"]),
     }
 
 

@@ -15,6 +15,7 @@ from pipelines.evaluation.cache import ArrayCache, evaluation_cache
 from pipelines.evaluation.distribution import DistributionMeter
 from pipelines.evaluation.features import Part
 from pipelines.evaluation.first_look import harmful_videos
+from pipelines.evaluation.measured import set_metrics
 from pipelines.evaluation.paired import PairedMeter, mean_over_videos
 from pipelines.evaluation.settings import METRICS_VERSION, EvaluationSettings
 from pipelines.evaluation.values import UNREADABLE, EvaluationReport, MetricValue, Setting
@@ -134,7 +135,9 @@ def evaluate_checkpoint(
     meter: PairedMeter | None = None,
     on_video: Callable[[str], None] | None = None,
 ) -> EvaluationReport:
-    """Measures a checkpoint's try-on videos and replaces its rows of `video_metrics`; those of the other mode stay.
+    """Measures a checkpoint's try-on videos and replaces its rows of `video_metrics`.
+
+    Those of the other mode stay as far as they are of try-on videos that are still there.
 
     Args:
         store: The lake.
@@ -195,7 +198,10 @@ def _write(store: DeltaStore, report: EvaluationReport, video_ids: dict[str, str
     rows = [row(tryon_id, m) for tryon_id, metrics in report.videos.items() for m in metrics]
     rows += [row("", m) for m in report.whole]
     where = {"checkpoint_id": report.checkpoint_id}
-    rows += [r for r in store.read(VIDEO_METRICS, where=where).to_pylist() if r["mode"] != report.mode]
+    others = [r for r in store.read(VIDEO_METRICS, where=where).to_pylist() if r["mode"] != report.mode]
+    of_set = [r for r in others if not r["tryon_id"]]
+    rows += set_metrics(of_set, others, video_ids)
+    rows += [r for r in others if r["tryon_id"] in video_ids]
     return store.replace(VIDEO_METRICS, pa.Table.from_pylist(rows, VIDEO_METRICS.schema), where, commit)
 
 

@@ -106,7 +106,7 @@ def decide_promotion(candidate: dict[str, Measure], current: dict[str, Measure] 
         if theirs is None or not theirs.known:
             missing[name] = "the candidate has no value with an interval"
         elif theirs.basis != ours.basis:
-            missing[name] = "measured on other videos, or by another mode, network or judge"
+            missing[name] = "measured on other videos or annotations, or by another network or judge"
         else:
             compared[name] = _compare(theirs, ours)
     if missing:
@@ -149,7 +149,10 @@ def _shown(measure: Measure) -> str:
 
 
 def measures(row: dict[str, Any]) -> dict[str, Measure]:
-    """The measures of a row of the leaderboard: metrics of the set, and the success rate."""
+    """The measures of a row of the leaderboard: metrics of the set, and the success rate.
+
+    Metrics of mode legacy are none: they are for comparison with published figures.
+    """
     shared = row["evaluation_digest"] or ""
     out = {
         f"{m['metric']} ({m['mode']})": Measure(
@@ -160,6 +163,7 @@ def measures(row: dict[str, Any]) -> dict[str, Measure]:
             digest(shared, m["mode"], m["network"] or "")[:16],
         )
         for m in row["metrics"]
+        if m["mode"] != "legacy"
     }
     out["ISR"] = Measure(
         row["isr"], row["isr_low"], row["isr_high"], True, digest(shared, row["judge_digest"] or row["judge"])[:16]

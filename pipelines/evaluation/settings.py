@@ -10,9 +10,9 @@ from models.judges import JUDGES
 from models.judges.settings import KinematicJudgeSettings, LocalVlmJudgeSettings, VlmJudgeSettings
 
 METRICS_VERSION = "3"
-ISR_VERSION = "2"
-LEADERBOARD_VERSION = "1"
-PROMOTION_VERSION = "1"
+ISR_VERSION = "3"
+LEADERBOARD_VERSION = "2"
+PROMOTION_VERSION = "2"
 
 Mode = Literal["corrected", "legacy"]
 

@@ -11,7 +11,7 @@ from models.training.publish import publish
 from models.training.run import weights_sha256
 from pipelines.checkpoints.lineage import lineage
 from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint
-from pipelines.evaluation.leaderboard import leaderboard_rows
+from pipelines.evaluation.leaderboard import leaderboard_rows, titled
 from pipelines.publish.card import CardFacts, licence_of, write_card
 from pipelines.publish.evaluation import evaluation_of
 from pipelines.publish.pictures import choose, draw
@@ -83,7 +83,9 @@ def publish_checkpoint(
     choices = choose(evaluation.videos) if pictures else []
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".publish-") as temporary:
-        folder = Path(temporary)
+        # Temporary folders are for their owner alone; this one has the usual mode, and gets its name as a whole.
+        folder = Path(temporary) / out.name
+        folder.mkdir()
         try:
             publish(source, folder)
         except FileNotFoundError as e:
@@ -111,10 +113,8 @@ def publish_checkpoint(
                     "leave the pictures out with --no-pictures"
                 ) from e
         write_card(facts, folder)
-        out.mkdir(exist_ok=True)
-        for path in sorted(folder.iterdir()):
-            path.rename(out / path.name)
-    missing = [f"{m['metric']}: {m['reason'] or 'no reason given'}" for m in row["metrics"] if m["value"] is None]
+        folder.replace(out)
+    missing = [f"{titled(m)}: {m['reason'] or 'no reason given'}" for m in row["metrics"] if m["value"] is None]
     missing += [f"ISR: {evaluation.no_rates}"] if evaluation.no_rates else []
     missing += [parts_missing] if parts_missing else []
     return Published(checkpoint_id, out, out / "README.md", [out / c.file for c in choices], missing)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.evaluation.judges.validation import newest_validation
+from pipelines.evaluation.leaderboard import titled
+from pipelines.evaluation.measured import set_metrics, verdicts_that_count
 from pipelines.evaluation.rates import Rate, rates
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS
@@ -30,6 +32,7 @@ class TryOn:
         start_frame: First source frame.
         num_frames: Frames.
         values: `lpips` and `ssim`, as far as measured, and `interactions`, the share of judged ones that were done.
+            A metric that was measured in mode legacy alone is named so, see `leaderboard.titled`.
         judged: Interactions with a verdict.
     """
 
@@ -82,14 +85,11 @@ def evaluation_of(store: DeltaStore, checkpoint_id: str) -> Evaluation:
     where = {"checkpoint_id": checkpoint_id}
     columns = ["tryon_id", "video_id", "paired", "side_by_side_uri", "start_frame", "num_frames", "record"]
     rows = store.read(TRYON_VIDEOS, [*columns, "status", "reason"], where).to_pylist()
-    metrics = store.read(VIDEO_METRICS, ["tryon_id", "metric", "value", "note"], where).to_pylist()
+    metrics = store.read(VIDEO_METRICS, ["tryon_id", "metric", "mode", "value", "note"], where).to_pylist()
     of_verdict = ["tryon_id", "action", "success", "judge_digest", "judge_kappa"]
-    verdicts = store.read(ISR_SCORES, of_verdict, where).to_pylist()
+    verdicts = verdicts_that_count(store.read(ISR_SCORES, of_verdict, where).to_pylist(), rows)
     records = [json.loads(r["record"]) for r in rows if r["status"] == "ok"]
-    measured: dict[str, dict[str, float]] = {}
-    for m in metrics:
-        if m["tryon_id"] and m["value"] is not None and m["metric"] in ("lpips", "ssim"):
-            measured.setdefault(m["tryon_id"], {})[m["metric"]] = m["value"]
+    measured = _measured(metrics)
     answered: dict[str, list[bool]] = {}
     for v in verdicts:
         if v["success"] is not None:
@@ -116,16 +116,27 @@ def evaluation_of(store: DeltaStore, checkpoint_id: str) -> Evaluation:
         rates=rates([(v["action"], v["success"]) for v in verdicts]) if verdicts else [],
         no_rates="" if verdicts else _why_not_judged(records),
         judge=_agreement(store, verdicts[0]) if verdicts else "",
-        notes=_notes(metrics),
+        notes=_notes(set_metrics((m for m in metrics if not m["tryon_id"]), metrics, [r["tryon_id"] for r in rows])),
     )
 
 
-def _notes(metrics: list[dict[str, Any]]) -> dict[str, list[str]]:
+def _measured(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """tryon_id -> its LPIPS and SSIM; of mode legacy only where no video has the metric in the other one."""
+    known = [m for m in metrics if m["tryon_id"] and m["value"] is not None and m["metric"] in ("lpips", "ssim")]
+    corrected = {m["metric"] for m in known if m["mode"] == "corrected"}
+    found: dict[str, dict[str, float]] = {}
+    for m in known:
+        if m["mode"] == "corrected" or m["metric"] not in corrected:
+            found.setdefault(m["tryon_id"], {})[titled(m)] = m["value"]
+    return found
+
+
+def _notes(of_set: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Note -> the metrics of the set that have it."""
     found: dict[str, list[str]] = {}
-    for m in metrics:
-        if not m["tryon_id"] and m["note"]:
-            found.setdefault(m["note"], []).append(m["metric"])
+    for m in of_set:
+        if m["note"]:
+            found.setdefault(m["note"], []).append(titled(m))
     return found
 
 

@@ -10,10 +10,12 @@ from pipelines.publish.evaluation import TryOn
 from pipelines.store import DeltaStore
 
 FOLDER = "figures"
-_LOWER_IS_BETTER = {"lpips"}
+_LOWER_IS_BETTER = {"lpips", "lpips (legacy)"}
+_PAIRED = ("lpips", "ssim", "lpips (legacy)", "ssim (legacy)")
 # What tells good from bad where there is a ground truth, and where there is none.
-_MEASURES = {True: ("lpips", "ssim", "interactions"), False: ("interactions",)}
-_NAMES = {"lpips": "LPIPS", "ssim": "SSIM", "interactions": "share of interactions done"}
+_MEASURES = {True: (*_PAIRED, "interactions"), False: ("interactions",)}
+_NAMES = {m: m.replace("lpips", "LPIPS").replace("ssim", "SSIM") for m in _PAIRED}
+_NAMES["interactions"] = "share of interactions done"
 _UNRANKED = 2
 
 
@@ -43,7 +45,7 @@ class Choice:
     def also(self) -> list[str]:
         """What else was measured of it, for people."""
         values = self.video.values
-        found = [f"{_NAMES[m]} {values[m]:.3f}" for m in ("lpips", "ssim") if m in values and m != self.measure]
+        found = [f"{_NAMES[m]} {values[m]:.3f}" for m in _PAIRED if m in values and m != self.measure]
         if self.video.judged:
             done = round(values["interactions"] * self.video.judged)
             found.append(f"{done} of {self.video.judged} interactions judged done")
@@ -53,9 +55,9 @@ class Choice:
 def choose(videos: Sequence[TryOn]) -> list[Choice]:
     """The worst and the best video of each setting, paired first.
 
-    Paired ones are ranked by LPIPS (SSIM where there is none), unpaired ones by the share of their interactions that
-    were done. Where nothing ranks them, two are shown that their identities draw. Videos that could not be made, or
-    are gone, cannot be shown.
+    Paired ones are ranked by LPIPS (SSIM where there is none; by mode legacy where there is neither), unpaired ones by
+    the share of their interactions that were done. Where nothing ranks them, two are shown that their identities draw.
+    Videos that could not be made, or are gone, cannot be shown.
     """
     chosen: list[Choice] = []
     for paired in (True, False):

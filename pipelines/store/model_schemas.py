@@ -251,15 +251,16 @@ LEADERBOARD = TableSpec(
             column(
                 "evaluation_digest",
                 pa.string(),
-                "What was dressed in what, and how; only rows where it is the same compare. Null without videos",
+                "What was dressed in what, how it was annotated and made; only rows where it is the same compare. Null "
+                "without videos",
             ),
             column(
                 "metrics",
                 pa.list_(METRIC),
-                "Metrics of the set as in `video_metrics`, with mode and interval",
+                "Metrics of the set as in `video_metrics`, with mode and interval, where they are of these try-on videos",
                 nullable=False,
             ),
-            column("isr", pa.float64(), "Interaction success rate; null where nothing was judged"),
+            column("isr", pa.float64(), "Interaction success rate; null where none of these videos was judged"),
             column("isr_low", pa.float64(), "Lower end of its Wilson interval"),
             column("isr_high", pa.float64(), "Upper end"),
             column("isr_judged", pa.int32(), "Interactions with a verdict", nullable=False),
@@ -269,7 +270,8 @@ LEADERBOARD = TableSpec(
             column(
                 "judge_kappa",
                 pa.float64(),
-                "The judge's agreement with known truth when it judged; null if never validated",
+                "The judge's agreement with known truth: newest of `judge_reports` when the row was written, or, where "
+                "none is left, the one known when it judged; null if never validated",
             ),
             column("is_current", pa.bool_(), "Whether it is the promoted checkpoint", nullable=False),
             column("promoted_at", TIMESTAMP, "When it was promoted last; null if never"),

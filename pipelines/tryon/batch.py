@@ -33,7 +33,7 @@ from pipelines.tryon.annotations import StoredAnnotations
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
 from pipelines.tryon.outputs import dress
 from pipelines.tryon.run import Garment
-from pipelines.tryon.settings import CODE_VERSION, NEEDED, TryOnSettings
+from pipelines.tryon.settings import CODE_VERSION, NEEDED, WITHOUT_EFFECT, TryOnSettings
 
 _SPLITS = ("test", "val", "train")
 _BLOBS = ("uri", "side_by_side_uri", "sheet_uri")
@@ -196,8 +196,7 @@ def run_tryon(
     before = {r["tryon_id"]: r for r in store.read(TRYON_VIDEOS, where=where).to_pylist()}
     rows: dict[str, dict[str, Any]] = {}
     versions = {t.name: store.version(t) for t in (VIDEOS, GARMENTS, POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS)}
-    elsewhere = {"checkpoint", "batches", "max_videos", "pairs", "device", "offload"}
-    dressing = settings.model_dump(mode="json", exclude=elsewhere)
+    dressing = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     missing = store.blobs.missing(u for r in before.values() for u in (r[c] for c in _BLOBS))
     todo = []
     for pair in pairs:

@@ -14,6 +14,9 @@ CODE_VERSION = "3"
 NEEDED = ("pose", "hands", "agnostic_masks", "captions")
 """Stages between a video and its try-on, in the order in which they run."""
 
+WITHOUT_EFFECT = frozenset({"checkpoint", "batches", "max_videos", "pairs", "device", "offload"})
+"""Settings that say which videos are made, by which weights and where, and not how: one video is the same with all."""
+
 
 class TryOnSettings(BaseModel):
     """How try-on videos are made."""

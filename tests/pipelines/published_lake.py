@@ -96,6 +96,12 @@ def fill(store: DeltaStore, folder: Path) -> None:
         for v, lpips, ssim in (("v1", 0.2, 0.8), ("v2", 0.4, 0.9), ("v3", 0.1, 0.7))
         for name, value, network in (("lpips", lpips, alex), ("ssim", ssim, ""))
     ]
+    no_truth = {"value": None, "num_samples": 0, "reason": "unpaired, or no try-on video", "network": ""}
+    of_videos += [
+        metric | {"tryon_id": f"t-{v}", "video_id": v, "metric": name} | no_truth
+        for v in ("v4", "v5")
+        for name in ("lpips", "ssim")
+    ]
     whole = metric | {"tryon_id": "", "video_id": None, "num_samples": 3}
     lost = {"value": None, "num_samples": 0, "reason": "needs x.pth: put it into /root/.cache/itryon/metrics (zoo)"}
     of_set = [

@@ -39,6 +39,12 @@ def add_training_set(store: DeltaStore, name: str = "set1", batches: Sequence[st
     put(store, TRAINING_SETS, [row | values])
 
 
+def metrics_of_videos(tryons: Sequence[dict[str, Any]], mode: str = "corrected") -> list[dict[str, Any]]:
+    """A row of `video_metrics` of each row of `tryon_videos`: what tells which videos the set's metrics are of."""
+    row = {"metric": "ssim", "mode": mode, "value": None, "reason": "not told", "network": "", "num_samples": 0}
+    return [row | {k: t[k] for k in ("checkpoint_id", "tryon_id", "video_id")} for t in tryons]
+
+
 def add_checkpoint(
     store: DeltaStore,
     name: str,
@@ -98,7 +104,7 @@ def add_checkpoint(
         for metric, (value, low, high) in (metrics or {}).items()
     ]
     if rows:
-        put(store, VIDEO_METRICS, rows)
+        put(store, VIDEO_METRICS, [*rows, *metrics_of_videos(made)])
     judged = [
         mine
         | {"tryon_id": f"t-{name}-{videos[i % len(videos)]}", "video_id": videos[i % len(videos)]}

@@ -336,6 +336,19 @@ def test_both_modes_stand_side_by_side_in_the_table(tryon_lake: DeltaStore, mete
     assert (modes.count("corrected"), modes.count("legacy")) == (3 * 2 + 2 + 2 * 4, 3 * 2 + 2 + 2 * 3)
 
 
+def test_rows_of_the_other_mode_go_with_the_videos_that_they_are_of(
+    tryon_lake: DeltaStore, meter: PairedMeter, lpips: LPIPS
+) -> None:
+    legacy = EvaluationSettings(mode="legacy")
+    evaluate_checkpoint(tryon_lake, legacy, checkpoint_id="c", meter=PairedMeter(legacy, lpips))
+    tryons = tryon_lake.read(TRYON_VIDEOS, where={"checkpoint_id": "c"}).to_pylist()
+    put(tryon_lake, TRYON_VIDEOS, [t | {"tryon_id": "new"} if t["tryon_id"] == "paired" else t for t in tryons])
+    evaluate_checkpoint(tryon_lake, checkpoint_id="c", meter=meter)
+    rows = [(r["mode"], r["tryon_id"]) for r in tryon_lake.read(VIDEO_METRICS).to_pylist()]
+    assert {t for mode, t in rows if mode == "legacy"} == {"failed", "unpaired"}
+    assert {t for mode, t in rows if mode == "corrected"} == {"failed", "unpaired", "new", ""}
+
+
 class Recorder(Judge):
     """Says yes, and keeps what it was asked."""
 
@@ -390,6 +403,46 @@ def test_judge_sees_the_same_frames_of_source_and_result(tryon_lake: DeltaStore)
     assert json.dumps(report.rates[0].__dict__)
     assert set(report.clips) == {r["tryon_id"] for r in table}
     assert sum(c.judged for c in report.clips.values()) == 1 and all(c.low is None for c in report.clips.values())
+
+
+def captions_of(store: DeltaStore, batch: str, text: str) -> None:
+    rows = store.read(CAPTIONS, where={"batch": "b"}).to_pylist()
+    put(store, CAPTIONS, [r | {"batch": batch, "text": text} for r in rows])
+
+
+def test_captions_are_those_of_the_batch_that_was_dressed(tryon_lake: DeltaStore) -> None:
+    """The same bytes are one video in two batches, with other captions in each."""
+    (video,) = tryon_lake.read(VIDEOS).to_pylist()
+    tryons = tryon_lake.read(TRYON_VIDEOS).to_pylist()
+    for batch in ("a", "c"):
+        put(tryon_lake, VIDEOS, [video | {"batch": batch}])
+        captions_of(tryon_lake, batch, f"of {batch}")
+    record = json.dumps({"video": {"batch": "b"}})
+    put(tryon_lake, TRYON_VIDEOS, [t | {"record": record} for t in tryons if t["status"] == "ok"])
+    report = judge_checkpoint(tryon_lake, checkpoint_id="c", judge=Recorder())
+    assert [r["text"] for r in report.rows] == ["Lifts the hem."] * 2
+    # A try-on that failed has no record: the captions of one batch stand for all.
+    put(tryon_lake, TRYON_VIDEOS, [t for t in tryons if t["status"] != "ok"])
+    report = judge_checkpoint(tryon_lake, checkpoint_id="c", judge=Recorder())
+    assert [r["text"] for r in report.rows] == ["of a"] * 2 and all(r["success"] is None for r in report.rows)
+
+
+@pytest.mark.parametrize("record", ["{}", '{"video": {"batch": "b"}}'])
+@pytest.mark.parametrize("gone", [True, False])
+def test_without_its_source_an_interaction_has_a_verdict_that_says_so(
+    tryon_lake: DeltaStore, record: str, gone: bool
+) -> None:
+    (video,) = tryon_lake.read(VIDEOS).to_pylist()
+    tryons = tryon_lake.read(TRYON_VIDEOS).to_pylist()
+    put(tryon_lake, TRYON_VIDEOS, [t | {"record": record} for t in tryons if t["tryon_id"] == "paired"])
+    if gone:
+        tryon_lake.replace(VIDEOS, VIDEOS.schema.empty_table(), {"batch": "b"}, Commit())
+    else:
+        put(tryon_lake, VIDEOS, [video | {"status": "error", "reason": "damaged"}])
+    captions_of(tryon_lake, "other", "of another batch")
+    (row,) = judge_checkpoint(tryon_lake, checkpoint_id="c", judge=Recorder()).rows
+    assert row["success"] is None and "no longer a usable one of its batch" in row["rationale"]
+    assert row["text"] == "Lifts the hem."
 
 
 def test_embedded_judge_runs_on_the_lake(tryon_lake: DeltaStore) -> None:

@@ -16,7 +16,7 @@ from pipelines.evaluation.promotion import promote
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import ISR_SCORES, TRYON_VIDEOS, VIDEO_METRICS, VIDEOS
 from pipelines.store.studio_schemas import JUDGE_REPORTS
-from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, put
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, metrics_of_videos, put
 
 HOSTILE = '<script>alert("x")</script>'
 _VOID = {"meta", "img", "br"}
@@ -87,6 +87,9 @@ def page(lake: DeltaStore, tmp_path: Path):
             row | {"tryon_id": "lost", "video_id": "v4", "side_by_side_uri": "blobs/00/00.mp4"},
         ],
     )
+    tryons = lake.read(TRYON_VIDEOS, where={"checkpoint_id": "mine"}).to_pylist()
+    of_set = lake.read(VIDEO_METRICS, where={"checkpoint_id": "mine", "tryon_id": ""}).to_pylist()
+    put(lake, VIDEO_METRICS, [*of_set, *metrics_of_videos(tryons)])
     verdict = {"checkpoint_id": "mine", "start_frame": 1, "end_frame": 9, "judge": HOSTILE, "judge_digest": "d"}
     verdict |= {"votes": [], "frames": [], "evidence_uri": lake.blobs.put_file(picture), "judge_kappa": None}
     said = [{"text": HOSTILE, "rationale": "moves"}, {"text": "zips", "rationale": HOSTILE}]
@@ -142,7 +145,7 @@ def test_rates_metrics_and_lineage_are_those_of_the_lake(page, lake):
     assert metrics["ssim"][1:4] == ["higher", "0.9000", "0.8800 to 0.9200"]
     missing = {r[0]: r for r in parsed.tables["not-computed"][1:]}
     assert missing["fvd_i3d_paired"][2] == "no network"
-    assert len(metrics | missing) == lake.read(VIDEO_METRICS).num_rows
+    assert len(metrics | missing) == lake.read(VIDEO_METRICS, where={"tryon_id": ""}).num_rows
     assert [r[0] for r in parsed.tables["lineage"][1:]] == ["mine", "parent"]
     assert parsed.tables["lineage"][1][3] == f"b1, {HOSTILE}" and parsed.tables["lineage"][2][3] == "old"
     assert parsed.tables["decisions"][1][0] == "promoted" and "never validated" in parsed.text
@@ -165,11 +168,13 @@ def test_every_rate_has_the_kappa_of_its_judge_on_that_action(page, lake, tmp_pa
 def test_every_number_has_mode_network_samples_and_interval(page, lake, tmp_path):
     digest = "0123456789abcdef" * 4
     rows = lake.read(VIDEO_METRICS, where={"checkpoint_id": "mine"}).to_pylist()
-    of_set = next(r for r in rows if r["metric"] == "ssim") | {"num_samples": 8}
+    of_set = next(r for r in rows if r["metric"] == "ssim" and not r["tryon_id"]) | {"num_samples": 8}
     lpips = {"metric": "lpips", "value": 0.123, "low": 0.1, "high": 0.15, "network": f"lpips-alex {digest}"}
     legacy = lpips | {"metric": "lpips", "value": 0.456, "mode": "legacy", "network": f"lpips-squeeze {digest}"}
     of_video = lpips | {"tryon_id": "good", "video_id": "v1", "low": None, "high": None, "num_samples": 17}
-    put(lake, VIDEO_METRICS, [of_set, of_set | lpips, of_set | legacy, of_set | of_video])
+    of_tryons = [r for r in rows if r["tryon_id"]]
+    of_tryons += [r | {"mode": "legacy"} for r in of_tryons]
+    put(lake, VIDEO_METRICS, [of_set, of_set | lpips, of_set | legacy, of_set | of_video, *of_tryons])
     parsed = Page(write_report(lake, "mine", tmp_path / "whole").page.read_text())
     assert parsed.tables["metrics"][0][2:] == ["value", "interval", "samples", "mode", "network"]
     cells = sorted(r[2:] for r in parsed.tables["metrics"][1:] if r[0] == "lpips")

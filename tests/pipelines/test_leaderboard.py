@@ -1,8 +1,12 @@
 """The leaderboard says what the other tables say, best first, and only calls comparable what is."""
 
+import json
+
+import pytest
 from scipy.stats import norm
 
 from pipelines.checkpoints.current import current_id
+from pipelines.checks import check_judge
 from pipelines.evaluation.leaderboard import (
     leaderboard_markdown,
     leaderboard_rows,
@@ -12,6 +16,7 @@ from pipelines.evaluation.leaderboard import (
 from pipelines.evaluation.promotion import promote
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, ISR_SCORES, LEADERBOARD, TRYON_VIDEOS, VIDEO_METRICS
+from pipelines.store.studio_schemas import JUDGE_REPORTS
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, put
 
 
@@ -72,6 +77,56 @@ def test_only_the_same_videos_dressed_the_same_way_compare(lake: DeltaStore):
     assert "compare only those" in leaderboard_markdown(read_leaderboard(lake))
 
 
+def test_annotations_make_another_evaluation_set_and_the_place_of_the_work_does_not(lake: DeltaStore):
+    add_training_set(lake)
+    here, there = {"steps": 8, "offload": "none", "device": "cpu"}, {"steps": 8, "offload": "model", "device": "cuda"}
+    for name, settings, captions in (("a", here, "1"), ("elsewhere", there, "1"), ("captioned", here, "2")):
+        record = {"settings": settings, "fingerprints": {"captions": captions}}
+        add_checkpoint(lake, name)
+        tryons = lake.read(TRYON_VIDEOS, where={"checkpoint_id": name}).to_pylist()
+        put(lake, TRYON_VIDEOS, [t | {"record": json.dumps(record)} for t in tryons])
+    digests = {r["checkpoint_id"]: r["evaluation_digest"] for r in leaderboard_rows(lake)}
+    assert digests["a"] == digests["elsewhere"] != digests["captioned"]
+
+
+@pytest.mark.parametrize(
+    ("videos", "metrics", "isr"),
+    [
+        (["t-a-v1", "t-a-v2"], ["ssim"], 0.5),
+        (["other-v1", "other-v2"], [], None),
+        (["t-a-v1"], [], None),
+        (["t-a-v1", "t-a-v2", "silent"], [], 0.5),
+        (["t-a-v1", "t-a-v2", "zips"], [], None),
+    ],
+)
+def test_what_was_measured_on_other_videos_is_not_shown(
+    lake: DeltaStore, videos: list[str], metrics: list[str], isr: float | None
+):
+    """A checkpoint dresses again, others than before: its figures are of videos that are no longer there."""
+    add_training_set(lake)
+    add_checkpoint(lake, "a", verdicts=[True, False], metrics={"ssim": (0.9, 0.8, 0.95)})
+    first = lake.read(TRYON_VIDEOS, where={"checkpoint_id": "a"}).to_pylist()[0]
+    outside = {"spans": [{"start": 20, "end": 30, "text": "x"}]}
+    spans = {"zips": {"spans": [{"start": 3, "end": 9, "text": "x"}]}, "silent": outside}
+    put(lake, TRYON_VIDEOS, [first | {"tryon_id": v, "record": json.dumps(spans.get(v, {}))} for v in videos])
+    (row,) = leaderboard_rows(lake)
+    assert [m["metric"] for m in row["metrics"]] == metrics and row["isr"] == isr
+    assert (row["judge"] is None) == (isr is None) and row["tryon_videos"] == len(videos)
+
+
+def test_the_kappa_is_that_of_the_newest_report_and_else_the_one_that_came_with_the_verdicts(lake: DeltaStore):
+    add_training_set(lake)
+    add_checkpoint(lake, "a", verdicts=[True], kappa=0.7)
+    add_checkpoint(lake, "unknown", verdicts=[True], judge="vlm 2", kappa=None)
+    assert {r["checkpoint_id"]: r["judge_kappa"] for r in leaderboard_rows(lake)} == {"a": 0.7, "unknown": None}
+    report = {"batch": "held", "judge_digest": "kinematic 1", "judge": "kinematic 1", "pictures": "rendered"}
+    report |= {"metric": "kappa", "split": "all", "value": 0.3, "low": 0.2, "high": 0.4, "held_back": True}
+    put(lake, JUDGE_REPORTS, [report | {"num_cases": 90, "num_clips": 30}])
+    assert {r["checkpoint_id"]: r["judge_kappa"] for r in leaderboard_rows(lake)} == {"a": 0.3, "unknown": None}
+    outcome = check_judge(lake, "a")
+    assert not outcome.passed and "kappa 0.30 only" in outcome.description
+
+
 def test_the_marks_follow_promotions_and_old_presets_leave(lake: DeltaStore):
     add_training_set(lake)
     add_checkpoint(lake, "a", verdicts=[True])
@@ -106,7 +161,8 @@ def test_texts_that_are_not_shown_are_not_read(lake: DeltaStore, monkeypatch):
     put(lake, TRYON_VIDEOS, [*lake.read(TRYON_VIDEOS, where={"checkpoint_id": "a"}).to_pylist(), failed])
     of_video = {"checkpoint_id": "a", "tryon_id": "t-a-v1", "video_id": "v1", "metric": "ssim", "mode": "corrected"}
     of_video |= {"value": 0.5, "network": "", "num_samples": 17}
-    put(lake, VIDEO_METRICS, [*lake.read(VIDEO_METRICS, where={"checkpoint_id": "a"}).to_pylist(), of_video])
+    metrics = lake.read(VIDEO_METRICS, where={"checkpoint_id": "a"}).to_pylist()
+    put(lake, VIDEO_METRICS, [*metrics, of_video, of_video | {"tryon_id": "broken", "value": None}])
     whole, read = leaderboard_rows(lake), []
     plain = DeltaStore.read
     monkeypatch.setattr(DeltaStore, "read", lambda *a, **k: read.append(plain(*a, **k)) or read[-1])
@@ -124,8 +180,9 @@ def test_values_of_the_two_modes_do_not_mix(lake: DeltaStore):
     add_training_set(lake)
     for name, corrected, legacy in (("good", 0.1, 0.9), ("bad", 0.3, 0.2)):
         add_checkpoint(lake, name, metrics={"lpips": (corrected, None, None)})
-        (row,) = lake.read(VIDEO_METRICS, where={"checkpoint_id": name}).to_pylist()
-        put(lake, VIDEO_METRICS, [row, row | {"mode": "legacy", "value": legacy}])
+        rows = lake.read(VIDEO_METRICS, where={"checkpoint_id": name}).to_pylist()
+        others = [r | {"mode": "legacy", "value": None if r["tryon_id"] else legacy} for r in rows]
+        put(lake, VIDEO_METRICS, [*rows, *others])
     rows = leaderboard_rows(lake)
     assert [r["checkpoint_id"] for r in rows] == ["good", "bad"]
     head, _, first, second, *_ = leaderboard_markdown(rows).splitlines()

@@ -15,7 +15,8 @@ from pipelines.evaluation import promotion
 from pipelines.evaluation.leaderboard import read_leaderboard, write_leaderboard
 from pipelines.evaluation.promotion import Measure, PromotionError, decide_promotion, promote, rollback
 from pipelines.store import DeltaStore
-from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
+from pipelines.store.schemas import VIDEO_METRICS
+from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set, put
 
 # Never fails for being slow: that says something about the machine alone.
 FREELY = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
@@ -143,6 +144,17 @@ def test_decisions_are_added_and_the_last_one_counts(board: DeltaStore):
     assert [d["sequence"] for d in decisions(board)] == [1, 2, 3, 4, 5, 6]
     assert named_checkpoint(board, "current")["checkpoint_id"] == "b2"
     assert named_checkpoint(board, "latest")["checkpoint_id"] == "none"
+
+
+def test_metrics_of_mode_legacy_decide_nothing(board: DeltaStore):
+    """They were asked for once, of the current checkpoint alone, to be set beside published figures."""
+    rows = board.read(VIDEO_METRICS, where={"checkpoint_id": "a1"}).to_pylist()
+    put(board, VIDEO_METRICS, [*rows, *(r | {"mode": "legacy"} for r in rows)])
+    write_leaderboard(board)
+    assert promote(board, "a1")[1]["kind"] == "promoted"
+    decision, row = promote(board, "b2")
+    assert decision.promote and set(decision.compared) == {"ISR", "ssim (corrected)"}
+    assert "legacy" not in row["comparison"]
 
 
 def test_who_decides_on_what_was_overtaken_decides_anew(board: DeltaStore, monkeypatch):

@@ -22,10 +22,10 @@ from models.itryon.transformer import ITryOnTransformer3DModel
 from pipelines.checkpoints.train import CheckpointMissing
 from pipelines.publish.card import LicenceUnknown, escaped
 from pipelines.publish.checkpoint import CannotPublish, Published, publish_checkpoint
-from pipelines.publish.evaluation import TryOn, without_paths
+from pipelines.publish.evaluation import TryOn, evaluation_of, without_paths
 from pipelines.publish.pictures import choose
 from pipelines.store import Commit, DeltaStore
-from pipelines.store.schemas import CHECKPOINTS, CLIPS, ISR_SCORES, TRAINING_SETS, TRYON_VIDEOS
+from pipelines.store.schemas import CHECKPOINTS, CLIPS, ISR_SCORES, TRAINING_SETS, TRYON_VIDEOS, VIDEO_METRICS
 from pipelines.training_sets.build import rows_digest
 from tests.models.itryon_tiny import tiny_vae
 from tests.models.test_itryon_diffusers import text_parts
@@ -316,6 +316,46 @@ def test_what_cannot_be_published_says_what_to_do(store, tmp_path):
     with pytest.raises(ValueError, match=r"proj_out.weight .*half precision"):
         publish_checkpoint(store, "huge", tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full"], "no half-written folder is left"
+
+
+def test_the_folder_appears_as_one_and_with_the_usual_mode(store, tmp_path, monkeypatch):
+    out, usual, before = tmp_path / "out", tmp_path / "usual", []
+    out.mkdir()
+    usual.mkdir()
+    plain = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda p, to: before.append((to, list(out.iterdir()))) or plain(p, to))
+    done = publish_checkpoint(store, ID, out, pictures=False)
+    assert before[-1] == (out, []) and done.card.is_file()
+    assert done.folder.stat().st_mode == usual.stat().st_mode and sorted(tmp_path.iterdir()) == [out, usual]
+
+
+def test_values_of_mode_legacy_stand_in_only_where_there_are_no_others_and_are_named(lake, tmp_path):
+    fill(lake, tmp_path)
+    rows = lake.read(VIDEO_METRICS, where={"checkpoint_id": ID}).to_pylist()
+    noted = [r | {"note": "of few"} if r["metric"] == "fvd_i3d_paired" else r for r in rows]
+    legacy = [r | {"mode": "legacy", "value": None if r["value"] is None else 0.55} for r in noted]
+    put(lake, VIDEO_METRICS, [*noted, *legacy])
+    found = evaluation_of(lake, ID)
+    values = {v.tryon_id: {k: x for k, x in v.values.items() if k != "interactions"} for v in found.videos}
+    assert values["t-v1"] == {"lpips": 0.2, "ssim": 0.8} and values["t-v2"] == {"lpips": 0.4, "ssim": 0.9}
+    assert found.notes == {"of few": ["fvd_i3d_paired", "fvd_i3d_paired (legacy)"]}
+    of_ssim = [r for r in noted if r["metric"] != "lpips"]
+    put(lake, VIDEO_METRICS, [*of_ssim, *legacy])
+    found = evaluation_of(lake, ID)
+    assert found.videos[0].values == {"ssim": 0.8, "lpips (legacy)": 0.55, "interactions": 1.0}
+    worst = choose(found.videos)[0]
+    assert "by SSIM: 0.700" in worst.why and "LPIPS (legacy) 0.550" in worst.also
+    put(lake, VIDEO_METRICS, legacy)
+    assert "by LPIPS (legacy): 0.550" in choose(evaluation_of(lake, ID).videos)[0].why
+
+
+def test_figures_of_other_videos_are_not_published(lake, tmp_path):
+    fill(lake, tmp_path)
+    tryons = lake.read(TRYON_VIDEOS, where={"checkpoint_id": ID}).to_pylist()
+    put(lake, TRYON_VIDEOS, [t | {"tryon_id": f"new-{t['tryon_id']}"} for t in tryons])
+    found = evaluation_of(lake, ID)
+    assert not found.rates and "run `itryon evaluate`" in found.no_rates and not found.notes
+    assert all(v.values == {} for v in found.videos)
 
 
 def test_a_video_that_cannot_be_read_stops_before_anything_is_there(lake, tmp_path):

@@ -75,3 +75,15 @@ def newest_validation(store: DeltaStore, judge_digest: str | None) -> Validation
     newest = max(rows, key=lambda r: (r["held_back"], r["created_at"]))
     mine = sorted((r for r in rows if r["batch"] == newest["batch"]), key=lambda r: r["pictures"] != "rendered")
     return Validation(newest["batch"], newest["held_back"], {r["pictures"]: r for r in mine})
+
+
+def kappa_now(store: DeltaStore, judge_digest: str | None, when_judged: float | None) -> float | None:
+    """The kappa to show beside verdicts: that of the newest report, or, where none is left, the one they came with.
+
+    Args:
+        store: The lake.
+        judge_digest: The judge, see `newest_validation`.
+        when_judged: Column `judge_kappa` of the verdicts.
+    """
+    known = newest_validation(store, judge_digest)
+    return when_judged if known.batch is None else known.kappa
