@@ -21,6 +21,7 @@ from dagster_project.jobs import annotate
 from dagster_project.resources import LakeResource
 from pipelines.ingest.landing import LandedFile, batch_folders, entries_changed, scan, subfolders
 from pipelines.registry import STAGES
+from pipelines.tryon.private import is_private
 
 SETTLE_SECONDS = 30.0
 MAX_RUNS_PER_TICK = 20
@@ -36,7 +37,8 @@ _LAST = list(STAGES)[-1]
 )
 def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
     """Add partitions for settled landing folders that are new or changed, and request their runs."""
-    folders = batch_folders(lake.store())
+    # A video that somebody wanted dressed lies there too: it was annotated as far as that needs.
+    folders = {b: f for b, f in batch_folders(lake.store()).items() if not is_private(b)}
     seen, turn = _read_cursor(context.cursor)
     looked_at = _in_turn(sorted(folders.keys() & seen.keys()), turn)
     requests: list[dg.RunRequest] = []

@@ -13,6 +13,7 @@ from dagster_project import sensors
 from dagster_project.resources import LakeResource
 from dagster_project.sensors import LOOKED_AT_PER_TICK, MAX_RUNS_PER_TICK, landing_zone
 from pipelines.ingest.landing import scan
+from pipelines.tryon.private import private_batch
 
 
 @pytest.fixture
@@ -60,6 +61,12 @@ def test_a_settled_folder_is_requested_once(tick, tmp_path):
     assert result.run_requests == []
     # The page Automation shows why nothing came of a tick.
     assert result.skip_reason.skip_message.endswith("wait until nothing changes for 30 s: b2")
+
+
+def test_a_video_that_was_dressed_by_itself_is_left_alone(tick, tmp_path):
+    put(tmp_path, private_batch("0" * 64, ".mp4"), "video.mp4")
+    put(tmp_path, "tryon-of-mine", "a.mp4")
+    assert [r.partition_key for r in tick().run_requests] == ["tryon-of-mine"]
 
 
 def test_a_changed_folder_is_requested_again_under_another_run_key(tick, tmp_path):
