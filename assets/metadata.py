@@ -136,15 +136,32 @@ def check_specs(asset: str, names: Mapping[str, str]) -> list[dg.AssetCheckSpec]
 
 
 def upstream_metadata(context: dg.AssetExecutionContext, asset: str, key: str) -> str:
-    """A metadata value of the newest materialisation of an asset.
+    """A metadata value of the materialisation of an asset that a run builds on.
 
-    What was materialised last is what a run means, also when that was an older set or checkpoint chosen again; the
-    newest row of the table is not.
+    That is the run's own one, or that of the run that it repeats from a failed step on: what another run materialised
+    meanwhile is not what this one is about. A run that materialised none takes the newest one, also when that was an
+    older set or checkpoint chosen again; the newest row of the table is not what a run means.
 
     Raises:
         dagster.Failure: The asset was never materialised.
     """
-    event = context.instance.get_latest_materialization_event(dg.AssetKey(asset))
+    asset_key = dg.AssetKey(asset)
+    event = _event_of_run(context.instance, context.run, asset_key)
+    event = event or context.instance.get_latest_materialization_event(asset_key)
     if event is None or event.asset_materialization is None:
         raise dg.Failure(f"{asset} was never materialised: run it first", allow_retries=False)
     return str(event.asset_materialization.metadata[key].value)
+
+
+def _event_of_run(
+    instance: dg.DagsterInstance, run: dg.DagsterRun | None, asset: dg.AssetKey
+) -> dg.EventLogEntry | None:
+    """The materialisation of an asset in a run, or in the nearest of the runs that it was started again from."""
+    while run is not None:
+        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        for event in reversed(events):
+            if event.asset_materialization and event.asset_materialization.asset_key == asset:
+                return event
+        parent = run.get_parent_run_id()
+        run = instance.get_run_by_id(parent) if parent else None
+    return None

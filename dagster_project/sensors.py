@@ -1,8 +1,9 @@
 """The landing-zone sensor: a folder that appears below `<lake>/landing` becomes a batch and is annotated.
 
-A folder counts once nothing in it has changed for a while, so that a copy under way is not taken for a whole batch.
-A batch whose files change later is annotated again; stages skip what they have done. Batches that were annotated by
-hand before the sensor was turned on are left alone: turning it on in a lake with a thousand of them costs no runs.
+A folder counts once nothing in it has come, gone or changed for a while, so that a copy under way is not taken for a
+whole batch. A batch whose files change later is annotated again; stages skip what they have done. Batches that were
+annotated by hand before the sensor was turned on are left alone: turning it on in a lake with a thousand of them costs
+no runs.
 
 A tick costs what is new, not what was landed over the years: of batches it knows it asks the folders alone whether an
 entry came or went, and looks at the files of a few of them in turn, for those that were written in place.
@@ -19,8 +20,9 @@ import dagster as dg
 from assets.partitions import BATCHES, video_batches
 from dagster_project.jobs import annotate
 from dagster_project.resources import LakeResource
-from pipelines.ingest.landing import LandedFile, batch_folders, entries_changed, scan, subfolders
+from pipelines.ingest.landing import LandedFile, batch_folders, entries_changed, last_written, scan, subfolders
 from pipelines.registry import STAGES
+from pipelines.tryon.private import is_private
 
 SETTLE_SECONDS = 30.0
 MAX_RUNS_PER_TICK = 20
@@ -36,7 +38,8 @@ _LAST = list(STAGES)[-1]
 )
 def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
     """Add partitions for settled landing folders that are new or changed, and request their runs."""
-    folders = batch_folders(lake.store())
+    # A video that somebody wanted dressed lies there too: it was annotated as far as that needs.
+    folders = {b: f for b, f in batch_folders(lake.store()).items() if not is_private(b)}
     seen, turn = _read_cursor(context.cursor)
     looked_at = _in_turn(sorted(folders.keys() & seen.keys()), turn)
     requests: list[dg.RunRequest] = []
@@ -49,7 +52,8 @@ def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
         files = scan(folder)
         if not files:
             continue
-        if time.time() - max(f.modified for f in files) < SETTLE_SECONDS:
+        written = max(last_written(folder, below), *(f.modified for f in files))
+        if time.time() - written < SETTLE_SECONDS:
             settling.append(batch)
             continue
         signature = _signature(files)
@@ -61,7 +65,8 @@ def landing_zone(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
             if len(requests) == MAX_RUNS_PER_TICK:
                 context.log.info(f"{MAX_RUNS_PER_TICK} batches requested; the rest follow in the next tick")
                 break
-            requests.append(dg.RunRequest(run_key=f"{batch}:{signature}", partition_key=batch))
+            # When it changed, too: files may come, go, and come again as they were, and a key is answered once.
+            requests.append(dg.RunRequest(run_key=f"{batch}:{signature}:{changed}", partition_key=batch))
         seen[batch] = state
     asked = [str(r.partition_key) for r in requests]
     added = sorted(set(asked) - set(context.instance.get_dynamic_partitions(BATCHES))) if asked else []

@@ -143,6 +143,7 @@ def _generated(
     os.utime(folder / "clip_0000.mp4", (_LONG_AGO, _LONG_AGO))
     for i in range(1, videos):
         os.link(folder / "clip_0000.mp4", folder / f"clip_{i:04}.mp4")
+    os.utime(folder, (_LONG_AGO, _LONG_AGO))
 
 
 def _with_real_clips(store: DeltaStore, source: Source, table: pa.Table) -> pa.Table:
@@ -276,6 +277,7 @@ def land_real(store: DeltaStore, source: Source, batch: str, videos: int) -> Non
         file = folder / f"clip_{i:04}.mp4"
         file.write_bytes(source.video(f"{batch}/{i}"))
         os.utime(file, (_LONG_AGO, _LONG_AGO))
+    os.utime(folder, (_LONG_AGO, _LONG_AGO))
     settings, staging = IngestSettings(), ingest_staging(store, batch)
     staging.mkdir(parents=True, exist_ok=True)
     measured = source.measured(folder / "clip_0000.mp4", settings)

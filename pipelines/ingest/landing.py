@@ -6,6 +6,7 @@ folder, special files are not opened, names are only names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -156,6 +157,19 @@ def entries_changed(folder: Path, below: list[str]) -> int:
         return max((folder / name).stat().st_mtime_ns for name in below)
     except (OSError, ValueError):
         return 0
+
+
+def last_written(folder: Path, below: list[str]) -> float:
+    """When anything in the folders `below` came, went or was written, hidden files too, seconds since 1970.
+
+    Programs that copy with the times of the source write under a hidden name first: the file that appears is old.
+    """
+    latest = entries_changed(folder, below) / 1e9
+    for name in below:
+        with contextlib.suppress(OSError), os.scandir(folder / name) as entries:
+            for entry in entries:
+                latest = max(latest, entry.stat(follow_symlinks=False).st_mtime)
+    return latest
 
 
 def _looked_into(parent: Path, directories: list[str]) -> list[str]:

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CLIPS, TRAINING_SETS
 from pipelines.training_sets.settings import CODE_VERSION, TrainingSetSettings
+from pipelines.tryon.private import is_private
 
 # The fingerprint says how a row came to be; two ways to the same latents are the same sample.
 MANIFEST_COLUMNS = [n for n in CLIPS.schema.names if n != "fingerprint"]
@@ -112,6 +114,10 @@ def select_clips(store: DeltaStore, settings: TrainingSetSettings, version: int 
     if settings.encoder_digest is not None:
         where["encoder_digest"] = settings.encoder_digest
     table = store.read(CLIPS, MANIFEST_COLUMNS, where, version)
+    if settings.batches is None:
+        found = set(table["batch"].unique().to_pylist()) - set(settings.new_batches or [])
+        private = pa.array(sorted(filter(is_private, found)), pa.string())
+        table = table.filter(pc.invert(pc.is_in(table["batch"], private)))
     table = table.sort_by([("clip_id", "ascending"), ("batch", "ascending")])
     # Only what decides is taken out of Arrow: the rest of a hundred thousand rows would take seconds.
     decisive = table.select(_DECISIVE).to_pylist()

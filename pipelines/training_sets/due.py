@@ -21,6 +21,7 @@ from pipelines.store import DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, CLIPS, TRAINING_SETS, VIDEOS
 from pipelines.training_sets.build import TrainingSetError, select_clips
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
+from pipelines.tryon.private import is_private
 
 
 class NotDue(LookupError):
@@ -34,7 +35,8 @@ class RetrainingDue:
     Attributes:
         cause: Digest of the clips that are in no training set yet.
         num_new: Their number.
-        batches: Batches that may take part: all that have clips, without those held back for evaluation.
+        batches: Batches that may take part: all that have clips, without those held back for evaluation and those of
+            `itryon tryon --video`.
         new_batches: Those with clips that the current checkpoint and its parents were not trained on.
         exclude_videos: Videos to leave out: those that the filters name, and held-back ones that also lie in `batches`.
     """
@@ -72,7 +74,9 @@ def retraining_due(
         )
     chosen = (filters or TrainingSetSettings()).model_dump()
     found = store.read(CLIPS, ["clip_id", "batch", "video_id"], {"split": chosen["splits"]})
-    batches = sorted(set(found["batch"].unique().to_pylist()) - set(settings.evaluation_batches))
+    there = set(found["batch"].unique().to_pylist())
+    left_out = {b for b in there if is_private(b)} | set(settings.evaluation_batches)
+    batches = sorted(there - left_out)
     if not batches:
         raise NotDue("there are no clips outside of the batches held back for evaluation")
     sets = {r["training_set_id"]: r for r in store.read(TRAINING_SETS).to_pylist()}

@@ -10,7 +10,9 @@ CODE_VERSION = "2"
 class TrainingSetSettings(BaseModel):
     """Which clips belong to a training set."""
 
-    batches: list[str] | None = Field(default=None, description="Batches to take clips from; all by default")
+    batches: list[str] | None = Field(
+        default=None, description="Batches to take clips from; all but those of `itryon tryon --video` by default"
+    )
     new_batches: list[str] | None = Field(
         default=None,
         min_length=1,

@@ -25,17 +25,15 @@ from pipelines.ingest.landing import land
 from pipelines.ingest.manifest import MANIFEST
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
-from pipelines.stage import Stage, WorkerSettings, digest, run_stage
+from pipelines.stage import Stage, WorkerSettings, run_stage
 from pipelines.stage.pool import Progress
 from pipelines.stage.turns import turn
 from pipelines.store import DeltaStore
 from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import STAGE_STATUS, VIDEOS
 from pipelines.tryon.annotations import StoredAnnotations
+from pipelines.tryon.private import is_private, private_batch
 from pipelines.tryon.settings import NEEDED
-
-_BATCH = "tryon-"
-"""Start of the names of batches that hold one video each, which somebody wanted dressed."""
 
 
 class CannotDress(ValueError):
@@ -105,10 +103,10 @@ def annotate_video(
         with _able(stage):
             stage.weights()
     known = lake.read(VIDEOS, where={"sha256": sha256, "status": "ok", "garment_category": category}).to_pylist()
-    for row in sorted(known, key=lambda r: (r["batch"].startswith(_BATCH), not r["manifest"], r["batch"])):
+    for row in sorted(known, key=lambda r: (is_private(r["batch"]), not r["manifest"], r["batch"])):
         if found := _standing(lake, row, stages):
             return found
-    batch = f"{_BATCH}{digest(sha256, video.suffix.lower())[:16]}"
+    batch = private_batch(sha256, video.suffix.lower())
     # To the end, since a run for another category of garment replaces rows of this batch.
     with turn(lake, "tryon", batch):
         row = _ingested(video, lake, batch, category, settings.ingest)

@@ -32,6 +32,7 @@ from pipelines.store.schemas import (
 from pipelines.tryon.annotations import StoredAnnotations
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
 from pipelines.tryon.outputs import dress
+from pipelines.tryon.private import is_private
 from pipelines.tryon.run import Garment
 from pipelines.tryon.settings import CODE_VERSION, NEEDED, WITHOUT_EFFECT, TryOnSettings
 
@@ -104,6 +105,8 @@ def choose_pairs(store: DeltaStore, settings: TryOnSettings) -> list[Pair]:
     for row in store.read(STAGE_STATUS, columns, {"stage": NEEDED, "status": "ok"} | chosen).to_pylist():
         states.setdefault((row["batch"], row["video_id"]), {})[row["stage"]] = row["fingerprint"]
     videos = [v for v in store.read(VIDEOS, where={"status": "ok"} | chosen).to_pylist() if not v["duplicate_of"]]
+    if settings.batches is None:
+        videos = [v for v in videos if not is_private(v["batch"])]
     ready = [v for v in videos if set(NEEDED) <= set(states.get((v["batch"], v["video_id"]), {}))]
     if not ready:
         where = f" of batch {', '.join(settings.batches)}" if settings.batches else ""

@@ -27,7 +27,8 @@ class TryOnSettings(BaseModel):
     batches: list[str] | None = Field(
         None,
         min_length=1,
-        description="Batches whose videos are dressed; all by default. A fixed set keeps results comparable",
+        description="Batches whose videos are dressed; all but those of `itryon tryon --video` by default. A fixed set "
+        "keeps results comparable",
     )
     max_videos: int = Field(8, ge=1, description="Most videos to dress, test split first, then val, then train")
     pairs: Literal["unpaired", "paired", "both"] = Field(

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 import dagster as dg
 import pyarrow as pa
 import pytest
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 from typer.testing import CliRunner
 
 from assets.alerts import judge_is_validated, no_batch_left_behind
+from assets.metadata import upstream_metadata
 from assets.promotion import promotion_assets
 from dagster_project.build import build_defs
 from dagster_project.cli import app
@@ -63,6 +65,30 @@ def test_candidates_are_promoted_or_fail_the_blocking_check(lake: DeltaStore):
         assert not check.passed and check.blocking and "worse beyond the confidence intervals" in check.description
         assert not result.success and current_id(lake) == "good"
         assert [d["kind"] for d in decisions(lake)] == ["promoted", "kept"]
+
+
+def test_a_run_means_what_it_materialised_itself_whatever_others_did_meanwhile():
+    """Between two steps another run materialises the asset; a run started again from its failed step is still one."""
+    asked, fails = [], [True]
+
+    @dg.asset
+    def isr_scores() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"checkpoint_id": "own"})
+
+    @dg.asset(deps=[isr_scores])
+    def promotions(context) -> None:
+        evaluated(context.instance, "other")
+        asked.append(upstream_metadata(context, "isr_scores", "checkpoint_id"))
+        if fails:
+            raise dg.Failure(f"attempt {len(asked)}", allow_retries=False)
+
+    job = dg.Definitions([isr_scores, promotions], jobs=[dg.define_asset_job("both")]).resolve_job_def("both")
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = job.execute_in_process(instance=instance, raise_on_error=False)
+        for parent in (first.run_id, None):
+            tags = {} if parent is None else {PARENT_RUN_ID_TAG: parent, ROOT_RUN_ID_TAG: parent}
+            job.execute_in_process(instance=instance, tags=tags, asset_selection=[promotions.key], raise_on_error=False)
+    assert asked == ["own", "own", "other"]
 
 
 def test_everything_a_user_runs_by_hand_leaves_decisions_alone():

@@ -21,6 +21,7 @@ from pipelines.store.schemas import CLIPS, VIDEOS
 from pipelines.training_sets.build import build_training_set
 from pipelines.training_sets.due import NotDue, retraining_due
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
+from pipelines.tryon.private import private_batch
 from tests.pipelines.scored_checkpoints import add_checkpoint
 
 SETTINGS = RetrainingSettings(evaluation_batches=["held"], min_new_clips=4)
@@ -125,6 +126,17 @@ def test_a_request_names_what_it_trains_on_and_what_it_is_measured_by(daemon, la
     assert trained_on(lake, request) == {"b1"}
     # The run's configuration is one that the job takes.
     assert dg.validate_run_config(build_defs().resolve_job_def("retrain"), request.run_config)
+
+
+def test_a_video_that_was_dressed_by_itself_neither_counts_nor_is_trained_on(daemon, lake):
+    private = private_batch("0" * 64, ".mp4")
+    add_clips(lake, private, 5)
+    assert daemon.evaluate() == [] and "no clips outside" in daemon.message
+    add_clips(lake, "b1", 3)
+    assert daemon.evaluate() == [] and daemon.message.startswith("3 new clips")
+    add_clips(lake, "b1", 5)
+    (request,) = daemon.evaluate()
+    assert trained_on(lake, request) == {"b1"}
 
 
 def test_two_batches_at_once_make_one_retraining(daemon, lake):

@@ -13,6 +13,7 @@ from dagster_project import sensors
 from dagster_project.resources import LakeResource
 from dagster_project.sensors import LOOKED_AT_PER_TICK, MAX_RUNS_PER_TICK, landing_zone
 from pipelines.ingest.landing import scan
+from pipelines.tryon.private import private_batch
 
 
 @pytest.fixture
@@ -43,9 +44,18 @@ def put(root: Path, batch: str, name: str, age_s: float = 3600) -> Path:
     file = root / "landing" / batch / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x" * 10)
-    then = time.time() - age_s
-    os.utime(file, (then, then))
+    age(root, file, age_s)
     return file
+
+
+def age(root: Path, file: Path, age_s: float) -> None:
+    """Let the file, if it is there, and the folders around it have been as they are for so long."""
+    then = time.time() - age_s
+    for path in (file, *file.parents):
+        if path == root / "landing":
+            break
+        if path.exists():
+            os.utime(path, (then, then))
 
 
 def test_a_settled_folder_is_requested_once(tick, tmp_path):
@@ -62,6 +72,12 @@ def test_a_settled_folder_is_requested_once(tick, tmp_path):
     assert result.skip_reason.skip_message.endswith("wait until nothing changes for 30 s: b2")
 
 
+def test_a_video_that_was_dressed_by_itself_is_left_alone(tick, tmp_path):
+    put(tmp_path, private_batch("0" * 64, ".mp4"), "video.mp4")
+    put(tmp_path, "tryon-of-mine", "a.mp4")
+    assert [r.partition_key for r in tick().run_requests] == ["tryon-of-mine"]
+
+
 def test_a_changed_folder_is_requested_again_under_another_run_key(tick, tmp_path):
     put(tmp_path, "b1", "a.mp4")
     first = tick().run_requests[0].run_key
@@ -69,6 +85,36 @@ def test_a_changed_folder_is_requested_again_under_another_run_key(tick, tmp_pat
     again = tick()
     assert [r.partition_key for r in again.run_requests] == ["b1"] and again.run_requests[0].run_key != first
     assert not again.dynamic_partitions_requests
+
+
+def test_a_folder_that_is_again_as_it_was_is_requested_again_and_once(tick, tmp_path, instance):
+    """A wrong file comes and is taken out: its rows are still there, and the daemon answers a key once."""
+    keys = []
+    put(tmp_path, "b1", "a.mp4")
+    keys += [r.run_key for r in tick().run_requests]
+    wrong = put(tmp_path, "b1", "wrong.mp4", age_s=200)
+    keys += [r.run_key for r in tick().run_requests]
+    wrong.unlink()
+    age(tmp_path, wrong, 100)
+    keys += [r.run_key for r in tick().run_requests]
+    assert len(keys) == len(set(keys)) == 3
+    # A cursor that got lost asks under the key that was answered.
+    context = dg.build_sensor_context(instance, resources={"lake": LakeResource(root=str(tmp_path))})
+    assert [r.run_key for r in landing_zone(context).run_requests] == keys[-1:]
+
+
+def test_a_copy_under_way_that_keeps_old_times_is_not_taken_for_a_whole_batch(tick, tmp_path):
+    file = put(tmp_path, "b1", "a.mp4")
+    os.utime(file.parent)
+    assert tick().run_requests == [], "it came just now, however old it is"
+    age(tmp_path, file, 3600)
+    partial = file.with_name(".b.mp4.Xq3vY1")
+    partial.write_bytes(b"x")
+    age(tmp_path, partial, 3600)
+    os.utime(partial)
+    assert tick().run_requests == [], "the next one is being written under a hidden name"
+    os.utime(partial, (0, 0))
+    assert [r.partition_key for r in tick().run_requests] == ["b1"]
 
 
 def test_a_flood_is_spread_over_ticks(tick, tmp_path):

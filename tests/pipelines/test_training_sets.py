@@ -21,6 +21,7 @@ from pipelines.training_sets.build import (
     training_set_row,
 )
 from pipelines.training_sets.settings import TrainingSetSettings
+from pipelines.tryon.private import private_batch
 
 
 def clip(name: str, batch: str = "b1", **values) -> dict:
@@ -63,6 +64,15 @@ def test_same_selection_is_the_same_set_and_writes_nothing(lake: DeltaStore):
     assert again == first
     assert lake.version(TRAINING_SETS) == version
     assert first["num_clips"] == 2 and first["batches"] == ["b1"]
+
+
+def test_clips_of_a_video_that_was_dressed_by_itself_take_part_only_where_it_is_named(lake: DeltaStore):
+    private = private_batch("0" * 64, ".mp4")
+    write(lake, "b1", clip("v1-0"))
+    write(lake, private, clip("v2-0", private))
+    assert ids(lake, build_training_set(lake)) == ["v1-0"]
+    for named in ({"batches": ["b1", private]}, {"new_batches": [private]}):
+        assert ids(lake, build_training_set(lake, TrainingSetSettings(**named))) == ["v1-0", "v2-0"]
 
 
 def test_set_stays_as_it_was_when_the_lake_moves_on(lake: DeltaStore):

@@ -24,6 +24,7 @@ from pipelines.store.schemas import (
     VIDEOS,
 )
 from pipelines.tryon.batch import NothingToDress, choose_pairs, run_tryon
+from pipelines.tryon.private import private_batch
 from pipelines.video import VideoReader
 from tests.pipelines.test_tryon_sound import FLASH_S, flash_and_tone, write_flash
 from tests.pipelines.tryon_scene import HEIGHT, SETTINGS, WIDTH, scene_annotations, tiny_pipeline
@@ -31,16 +32,18 @@ from tests.pipelines.tryon_scene import HEIGHT, SETTINGS, WIDTH, scene_annotatio
 FAST = SETTINGS.model_copy(update={"max_frames": 5, "guidance_scale": 1.0, "checkpoint": "c1"})
 
 
-def of_video(table: pa.Table, video_id: str) -> pa.Table:
-    field = table.schema.field("video_id")
-    return table.set_column(table.schema.get_field_index("video_id"), field, [[video_id] * len(table)])
+def of_video(table: pa.Table, video_id: str, batch: str = "b") -> pa.Table:
+    for name, value in (("video_id", video_id), ("batch", batch)):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), [[value] * len(table)])
+    return table
 
 
-def fill(store: DeltaStore, moving_video, garments: list[dict], videos: list[dict]) -> None:
-    """A lake with batch `b`: the scene's annotations for every video, and one checkpoint."""
+def fill(store: DeltaStore, moving_video, garments: list[dict], videos: list[dict], batch: str = "b") -> None:
+    """A lake with a batch: the scene's annotations for every video, and one checkpoint."""
     uri = store.blobs.put_file(moving_video)
     common = {
-        "batch": "b",
+        "batch": batch,
         "uri": uri,
         "width": WIDTH,
         "height": HEIGHT,
@@ -56,17 +59,17 @@ def fill(store: DeltaStore, moving_video, garments: list[dict], videos: list[dic
         | {k: x for k, x in v.items() if k != "state"}
         for v in videos
     ]
-    commit, where = Commit(), {"batch": "b"}
+    commit, where = Commit(), {"batch": batch}
     store.replace(VIDEOS, pa.Table.from_pylist(rows, VIDEOS.schema), where, commit)
     store.replace(GARMENTS, pa.Table.from_pylist(garments, GARMENTS.schema), where, commit)
     scene = scene_annotations()
     tables = zip((POSE, AGNOSTIC_MASKS, HANDS, CAPTIONS), vars(scene).values())
     for spec, table in tables:
-        parts = [of_video(table, v["video_id"]) for v in videos]
+        parts = [of_video(table, v["video_id"], batch) for v in videos]
         store.replace(spec, pa.concat_tables(parts), where, commit)
         states = [
             {
-                "batch": "b",
+                "batch": batch,
                 "stage": spec.name,
                 "video_id": v["video_id"],
                 "status": v.get("state", "ok"),
@@ -143,6 +146,17 @@ def test_garments_are_chosen_by_wish_then_category_then_another_video(lake, movi
     ]
     only = choose_pairs(lake, FAST.model_copy(update={"pairs": "unpaired", "max_videos": 1}))
     assert [(p.video["video_id"], p.paired) for p in only] == [("b", False)]
+
+
+def test_a_video_that_was_dressed_by_itself_is_chosen_only_by_name(lake, moving_video):
+    private = private_batch("0" * 64, ".mp4")
+    fill(lake, moving_video, [], [{"video_id": "mine", "split": "test"}], private)
+    with pytest.raises(NothingToDress):
+        choose_pairs(lake, FAST)
+    fill(lake, moving_video, [], [{"video_id": "a", "split": "test"}])
+    assert [(p.video["video_id"], p.garment_id) for p in choose_pairs(lake, FAST)] == [("a", "worn-a")]
+    named = choose_pairs(lake, FAST.model_copy(update={"batches": [private]}))
+    assert [p.video["video_id"] for p in named] == ["mine"]
 
 
 def test_rows_videos_and_reuse(lake, moving_video, loaded):
