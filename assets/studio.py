@@ -38,18 +38,17 @@ _SPECS = {
 def studio(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     """Render a batch into the landing zone, unless it is there, and take its truth into the lake."""
     from pipelines.ingest.landing import landing_folder
-    from pipelines.studio.batch import batch_settings, render_batch
+    from pipelines.studio.batch import render_batch, settings_to_render
     from pipelines.studio.load import load_truth
     from pipelines.studio.sheets import batch_sheet
 
     store, batch = context.resources.lake.store(), context.partition_key
     folder = landing_folder(store, batch)
-    # A batch that lies there keeps its own settings, whoever rendered it; one that was killed is completed.
-    settings = batch_settings(folder) or context.resources.studio.build()
     with steps_progress(context, "studio") as show:
         try:
+            settings = settings_to_render(folder, context.resources.studio.build())
             report = render_batch(settings, folder, on_progress=lambda done, total: show("frames", done, total))
-        except (FileExistsError, ValueError) as e:
+        except (FileExistsError, FileNotFoundError, ValueError) as e:
             raise dg.Failure(str(e), allow_retries=False) from e
     if not report.clips:
         raise dg.Failure(f"no clip could be rendered: {report.failures}", allow_retries=False)

@@ -175,7 +175,7 @@ def studio(
 
     try:
         report = render_with_progress(settings, out, console)
-    except (FileExistsError, ValueError) as e:
+    except (FileExistsError, FileNotFoundError, ValueError) as e:
         raise fail(str(e)) from e
     if report.failures:
         raise fail(f"{len(report.failures)} clips could not be rendered: {report.failures}")

@@ -154,14 +154,14 @@ class PoseTracker:
         ahead = int(np.clip(_LOOKAHEAD_BYTES // first.rgb.nbytes, 1, _LOOKAHEAD_FRAMES))
         head = [first, *islice(frames, ahead - 1)]
         with inference():
-            follower = _Follower(self, self._main_person(head))
+            follower = _Follower(self, self._main_person(head), len(head))
         for frame in chain(_drain(head), frames):
             with inference():
                 pose = follower.step(frame)
             yield frame, pose
 
     def _main_person(self, head: list[Frame]) -> Region | None:
-        """Where the main person of these frames is at their beginning."""
+        """Where the main person of these frames is when first seen."""
         chosen = sorted({round(i) for i in np.linspace(0, len(head) - 1, min(_SCOUTED_FRAMES, len(head)))})
         for margin in _MARGINS:
             tracks: list[list[Person]] = []
@@ -190,11 +190,19 @@ class PoseTracker:
 
 
 class _Follower:
-    """Follows one person through one shot."""
+    """Follows one person through one shot.
 
-    def __init__(self, tracker: PoseTracker, start: Region | None):
+    Args:
+        tracker: The networks and limits.
+        start: Where the main person is when first seen; None where nobody was.
+        ahead: Frames from the start of the shot in which this was looked for. Until somebody is known, nobody who is
+            elsewhere is followed in them: the main person may come into view only in the last of them.
+    """
+
+    def __init__(self, tracker: PoseTracker, start: Region | None, ahead: int):
         self._tracker = tracker
-        self._region = start
+        self._start = self._region = start
+        self._ahead = ahead
         self._settled = False
         self._identity = Identity(tracker.limits)
         self._searches = 0
@@ -208,6 +216,9 @@ class _Follower:
     def step(self, frame: Frame) -> Pose | None:
         """The person in the next frame."""
         found = self._follow(frame) or self._search(frame)
+        self._ahead -= 1
+        if found is not None or self._ahead <= 0:
+            self._start = None
         if found is None:
             self._settled = False
             self._reset_filters()
@@ -225,7 +236,7 @@ class _Follower:
         return self._accept(self._tracker.look(frame.rgb, self._region), frame)
 
     def _search(self, frame: Frame) -> _Sighting | None:
-        self._region = None
+        self._region = self._start
         self._settled = False
         margin = _MARGINS[self._searches % len(_MARGINS)]
         self._searches += 1
@@ -236,8 +247,10 @@ class _Follower:
         return None
 
     def _accept(self, found: _Sighting | None, frame: Frame) -> _Sighting | None:
-        """The sighting, unless it cannot be the person followed so far."""
+        """The sighting, unless it cannot be the person followed so far, or the one to follow."""
         if found is None:
+            return None
+        if self._start is not None and _distance(self._start, found.body.next_region) >= _SAME_SPOT:
             return None
         size = found.body.next_region.size
         same = self._identity.accepts(found.centre, size, found.colours, frame.time_s, sure=self._settled)

@@ -17,8 +17,8 @@ class HamerSettings(BaseModel):
 
     data: str | None = Field(
         None,
-        description="HaMeR's _DATA folder with its checkpoint and MANO; the environment's ITRYON_HAMER, or ./_DATA, "
-        "by default",
+        description="HaMeR's _DATA folder with its checkpoint and MANO, for finding hands; the environment's "
+        "ITRYON_HAMER, or ./_DATA, by default. Clips and previews draw MANO again: they look there alone",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
     box_scale: float = Field(

@@ -25,6 +25,7 @@ class Observation:
         size: Full frame (height, width).
         scale: Working pixels for one frame pixel.
         hands: Hands of the frame.
+        shot: Number of the shot that the frame belongs to.
     """
 
     frame: int
@@ -33,6 +34,7 @@ class Observation:
     size: tuple[int, int]
     scale: float
     hands: tuple[HandOutline, ...] = ()
+    shot: int = 0
 
     @property
     def working_size(self) -> tuple[int, int]:

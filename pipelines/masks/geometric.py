@@ -66,7 +66,7 @@ class GeometricBackend(MaskBackend):
         nothing = np.zeros(shape, np.uint8)
         person = observation.person if observation.person is not None else nothing
         if observation.landmarks is None:
-            # Without a pose nobody knows where the garment ends: the whole person, hands apart.
+            # Without a pose nobody knows where the garment ends: the whole person as last or next seen, hands apart.
             return Region(person.copy(), person.copy(), nothing, nothing.copy())
         s = self.settings
         body = Body.of(observation.landmarks, observation.scale, s.min_visibility)

@@ -5,7 +5,7 @@ Only reading and bridging belongs here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import cv2
 import numpy as np
@@ -14,25 +14,30 @@ import pyarrow as pa
 from pipelines.arrays import decode_mask, points_to_numpy
 from pipelines.masks.base import Observation, working_size
 from pipelines.masks.body import Body, HandOutline, hand_from_pose, hand_length
+from pipelines.masks.geometric import within
 from pipelines.masks.settings import MasksSettings
 
 POSE_COLUMNS = ["frame", "time_s", "detected", "landmarks", "person_mask"]
 HAND_COLUMNS = ["frame", "handedness", "keypoints_2d", "interpolated"]
+_HELD = 0.25  # of the torso size: how far a person may have moved out of the mask of another frame
 
 
 def observations(
-    pose: pa.Table, hands: pa.Table, size: tuple[int, int], settings: MasksSettings
+    pose: pa.Table, hands: pa.Table, size: tuple[int, int], settings: MasksSettings, cuts: Collection[int] = ()
 ) -> Iterator[Observation]:
     """One observation for each row of `pose`, in frame order.
 
     A frame without a pose takes the pose interpolated between its neighbours within `settings.carry_s`, and the
-    person mask of the nearer one where it has none itself.
+    person mask of the nearer one where it has none itself. Farther from any pose it has none, and holds the person
+    mask of the nearest frame with one, grown: rather too much is repainted than the old garment left. Nothing is
+    taken from another shot.
 
     Args:
         pose: Rows of one video, columns `POSE_COLUMNS`.
         hands: Rows of the same video, columns `HAND_COLUMNS`.
         size: Frame (height, width).
         settings: Settings of the stage.
+        cuts: Frames that begin a new shot.
 
     Raises:
         ValueError: There are no rows, or no person was found in any frame.
@@ -47,44 +52,50 @@ def observations(
         raise ValueError("No person was found in any frame: there is nothing to mask. Reject the video, or check pose")
     times = np.asarray(pose["time_s"].to_numpy(zero_copy_only=False), np.float64)
     frames = pose["frame"].to_numpy()
+    shots = np.searchsorted(sorted(set(cuts)), frames, side="right")
+    known = np.flatnonzero(found)
     masks = pose["person_mask"]
     by_frame = _hands_by_frame(hands)
     scale = min(1.0, settings.working_side_px / max(size))
-    nearest: tuple[int, np.ndarray | None] = (-1, None)
+    borrowed: tuple[tuple[int, bool] | None, np.ndarray | None] = (None, None)
     for row, frame in enumerate(frames.tolist()):
-        points, source = _bridge(row, times, found, landmarks, settings.carry_s)
-        counts = masks[row].as_py()
-        if counts is None and source is not None and source != row:
-            counts = masks[source].as_py()
-            if nearest[0] != source:
-                nearest = (source, _person(counts, size, scale))
-            person = nearest[1]
+        around = [int(k) for k in _beside(row, known) if shots[k] == shots[row]]
+        points, source = _bridge(row, times, landmarks, around, settings.carry_s)
+        if masks[row].is_valid or source is None:
+            person = _person(masks[row].as_py(), size, scale)
         else:
-            person = _person(counts, size, scale)
-        yield Observation(frame, points, person, size, scale, _complete(by_frame.get(frame, []), points, settings))
+            if borrowed[0] != (source, points is None):
+                person = _person(masks[source].as_py(), size, scale)
+                if points is None and person is not None:
+                    torso = Body.of(landmarks[source], scale, settings.min_visibility).size
+                    person = within(person, _HELD * torso)
+                borrowed = ((source, points is None), person)
+            person = borrowed[1]
+        seen = _complete(by_frame.get(frame, []), points, settings)
+        yield Observation(frame, points, person, size, scale, seen, int(shots[row]))
+
+
+def _beside(row: int, known: np.ndarray) -> np.ndarray:
+    """The row itself if it is among the known ones, else those before and after it; at most two."""
+    after = int(np.searchsorted(known, row))
+    if after < len(known) and known[after] == row:
+        return known[after : after + 1]
+    return known[max(0, after - 1) : after + 1]
 
 
 def _bridge(
-    row: int, times: np.ndarray, found: np.ndarray, landmarks: np.ndarray, limit_s: float
+    row: int, times: np.ndarray, landmarks: np.ndarray, around: list[int], limit_s: float
 ) -> tuple[np.ndarray | None, int | None]:
-    """Landmarks of a row, and the row whose person mask stands in."""
-    if found[row]:
-        return landmarks[row], row
-    before = row - 1
-    while before >= 0 and not found[before] and times[row] - times[before] <= limit_s:
-        before -= 1
-    after = row + 1
-    while after < len(times) and not found[after] and times[after] - times[row] <= limit_s:
-        after += 1
-    near_before = before >= 0 and found[before] and times[row] - times[before] <= limit_s
-    near_after = after < len(times) and found[after] and times[after] - times[row] <= limit_s
-    if near_before and near_after:
+    """Landmarks of a row, None too far from any, and the row whose person mask stands in."""
+    if not around:
+        return None, None
+    source = min(around, key=lambda k: abs(times[k] - times[row]))
+    near = [k for k in around if abs(times[k] - times[row]) <= limit_s]
+    if len(near) == 2:
+        before, after = near
         w = (times[row] - times[before]) / max(times[after] - times[before], 1e-9)
-        return (1 - w) * landmarks[before] + w * landmarks[after], before if w <= 0.5 else after
-    if near_before or near_after:
-        source = before if near_before else after
-        return landmarks[source], source
-    return None, None
+        return (1 - w) * landmarks[before] + w * landmarks[after], source
+    return landmarks[source] if near else None, source
 
 
 def _person(counts: bytes | None, size: tuple[int, int], scale: float) -> np.ndarray | None:

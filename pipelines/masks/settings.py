@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raise it when the same input gives other masks."""
 
 
@@ -87,7 +87,7 @@ class MasksSettings(BaseModel):
         ge=0.0,
         le=5.0,
         description="Longest time in seconds over which a frame without pose takes its neighbours' pose; beyond it "
-        "the whole person mask is used, where there is one",
+        "the whole person is repainted, by the person mask of the nearest frame of the shot with a pose, grown",
     )
     min_visibility: float = Field(
         default=0.5,

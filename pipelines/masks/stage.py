@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import groupby, islice
 from typing import ClassVar, TypeVar
 
 import cv2
@@ -41,7 +41,7 @@ class AgnosticMaskStage(Stage):
     name: ClassVar[str] = "agnostic_masks"
     code_version: ClassVar[str] = CODE_VERSION
     inputs: ClassVar[tuple[str, ...]] = ("pose", "hands")
-    video_columns: ClassVar[tuple[str, ...]] = ("sha256", "garment_category")
+    video_columns: ClassVar[tuple[str, ...]] = ("sha256", "garment_category", "cut_frames")
 
     settings: MasksSettings
 
@@ -69,7 +69,7 @@ class AgnosticMaskStage(Stage):
         size = (task.row["height"], task.row["width"])
         pose = task.rows("pose", POSE_COLUMNS)
         hands = task.rows("hands", HAND_COLUMNS)
-        seen = observations(pose, hands, size, self.settings)
+        seen = observations(pose, hands, size, self.settings, task.row.get("cut_frames") or ())
         rows: dict[str, list] = {"frame": [], "mask": [], "area_fraction": []}
         for observation, mask in compose(self._regions(seen, category, task), self.settings):
             rows["frame"].append(observation.frame)
@@ -119,8 +119,8 @@ def compose(
 ) -> Iterator[tuple[Observation, np.ndarray]]:
     """Full-size masks from regions: steadied in time, with the hand policy; shared by all backends.
 
-    Smoothing only decides the outline around the worn cloth. What a frame shows as cloth stays masked however fast
-    it moves, and hands and face stay visible exactly where that frame has them.
+    Smoothing only decides the outline around the worn cloth, within one shot. What a frame shows as cloth stays masked
+    however fast it moves, and hands and face stay visible exactly where that frame has them.
 
     Args:
         regions: Consecutive frames of one video.
@@ -129,16 +129,17 @@ def compose(
     Yields:
         (observation, (height, width) uint8 of 0 and 1), in the same order.
     """
-    vote: RunningVote[tuple[Observation, Region]] | None = None
-    for observation, region in regions:
-        if vote is None:
-            blur = round(observation.working_size[1] * _BLUR) | 1
-            vote = RunningVote(settings.temporal_window, blur)
-        for steady, (o, r) in vote.push(region.garment, (observation, region)):
-            yield o, _full(steady, o, r, settings)
-    if vote is not None:
-        for steady, (o, r) in vote.finish():
-            yield o, _full(steady, o, r, settings)
+    for _, shot in groupby(regions, lambda pair: pair[0].shot):
+        vote: RunningVote[tuple[Observation, Region]] | None = None
+        for observation, region in shot:
+            if vote is None:
+                blur = round(observation.working_size[1] * _BLUR) | 1
+                vote = RunningVote(settings.temporal_window, blur)
+            for steady, (o, r) in vote.push(region.garment, (observation, region)):
+                yield o, _full(steady, o, r, settings)
+        if vote is not None:
+            for steady, (o, r) in vote.finish():
+                yield o, _full(steady, o, r, settings)
 
 
 def _full(steady: np.ndarray, o: Observation, region: Region, settings: MasksSettings) -> np.ndarray:

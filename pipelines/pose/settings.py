@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 class PoseSettings(BaseModel):

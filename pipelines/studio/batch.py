@@ -57,6 +57,29 @@ def batch_settings(folder: Path) -> StudioSettings | None:
     return StudioSettings.model_validate({k: v for k, v in values.items() if k != "version"})
 
 
+def settings_to_render(folder: Path, asked: StudioSettings) -> StudioSettings:
+    """The settings to render a batch folder with: its own where it is a studio batch, whoever rendered it.
+
+    Args:
+        folder: Batch folder.
+        asked: What is asked for; the defaults ask for whatever is there to be completed.
+
+    Raises:
+        FileExistsError: The folder is a batch of other settings than those asked for.
+    """
+    own = batch_settings(folder)
+    if own is None:
+        return asked
+    here, wanted, unasked = (s.model_dump(exclude={"workers"}) for s in (own, asked, StudioSettings()))
+    if wanted not in (here, unasked):
+        differing = ", ".join(f"{k} {here[k]} and not {wanted[k]}" for k in here if here[k] != wanted[k])
+        raise FileExistsError(
+            f"{folder} was rendered with {differing}: name another batch, or give the same settings, or none, to "
+            "complete this one"
+        )
+    return own.model_copy(update={"workers": asked.workers})
+
+
 def render_batch(
     settings: StudioSettings,
     folder: Path,
@@ -66,7 +89,7 @@ def render_batch(
     """Render a batch into a folder.
 
     Run again after a kill, it renders what is missing; with more clips it adds some; clips of other settings in the
-    folder are rendered anew.
+    folder are rendered anew. Files of clips that are not of the batch (any more), or not whole, are removed.
 
     Args:
         settings: The studio.
@@ -76,14 +99,16 @@ def render_batch(
     Raises:
         ValueError: No wanted action suits any garment.
         FileExistsError: The folder holds something that is not a studio batch.
+        FileNotFoundError: The folder of fabrics holds no photos.
     """
-    from pipelines.studio.clip import render_clip
+    from pipelines.studio.clip import remove_others, render_clip, settings_digest
     from pipelines.studio.plan import plan_clip
 
     mark = folder / TRUTH / STUDIO_MARK
     if folder.exists() and any(folder.iterdir()) and not mark.is_file():
         raise FileExistsError(f"{folder} is not empty and holds no studio batch: name another folder")
     plan_clip(settings, 0)
+    settings_digest(settings)
     mark.parent.mkdir(parents=True, exist_ok=True)
     _write(mark, json.dumps({"version": CODE_VERSION, **settings.model_dump(exclude={"workers"})}, indent=1) + "\n")
     report = StudioReport(folder)
@@ -100,6 +125,8 @@ def render_batch(
                 records[index] = future.result()
             except Exception as e:  # one clip that cannot be rendered must not cost the others
                 report.failures[index] = f"{type(e).__name__}: {e}"
+    # What the manifest does not list would be ingested without labels.
+    remove_others(settings, folder)
     entries = [entry for index, record in sorted(records.items()) for entry in _entries(settings, index, record)]
     lines = [json.dumps(entry, sort_keys=True) for entry in entries]
     _write(folder / MANIFEST, "".join(f"{line}\n" for line in lines))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.captions.spans import runs
+from pipelines.store.blobs import sha256_file
 from pipelines.studio.depth import DepthWriter
 from pipelines.studio.mark import TRUTH
 from pipelines.studio.motion import Script
 from pipelines.studio.plan import plan_clip
+from pipelines.studio.render.fabrics import photo_fabrics
 from pipelines.studio.scene import Scene
 from pipelines.studio.sentences import sentence
 from pipelines.studio.settings import CODE_VERSION, StudioSettings
@@ -34,20 +38,70 @@ _ADDED = ("undone", "pantomime_share", "twins", "plain", "white_beneath")
 """Settings that change nothing at their defaults and are younger than `CODE_VERSION`: older clips stay whole."""
 
 
+_NAMED = ("video", "counterfactual", "undone", "depth", "garment", "counterfactual_garment")
+"""Keys of a record whose values are files below the batch folder, or null."""
+_FILE = re.compile(r"clip_\d{5,}[._].+")
+
+
 def settings_digest(settings: StudioSettings) -> str:
-    """What a clip's pictures and truth depend on besides its number."""
+    """What a clip's pictures and truth depend on besides its number.
+
+    Raises:
+        FileNotFoundError: The folder of fabrics holds no photos.
+    """
     parts = settings.model_dump(exclude={"clips", "workers", "labels", "neutral", "val_share", "test_share"})
     fields = StudioSettings.model_fields
     parts = {k: v for k, v in parts.items() if k not in _ADDED or v != fields[k].default}
+    if settings.fabrics is not None:
+        # What the photos show counts, not where they lie.
+        parts["fabrics"] = [[p.name, _sha256(p, p.stat().st_mtime_ns)] for p in photo_fabrics(settings.fabrics)]
     return hashlib.sha256(json.dumps([CODE_VERSION, parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, modified: int) -> str:
+    return sha256_file(path)
+
+
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of a rendered clip; None where it is not whole."""
+    """The record of a rendered clip; None where there is none, or one that cannot be read."""
     try:
         return json.loads((folder / TRUTH / f"{name}.json").read_text())
     except (OSError, ValueError):
         return None
+
+
+def clip_files(record: Mapping[str, Any]) -> list[str]:
+    """Files that a whole clip has besides its record, below the batch folder."""
+    # Records of clips rendered before there was an undone video lack the name.
+    named = [record[key] for key in _NAMED if record.get(key)]
+    return [*named, *(f"{TRUTH}/{Path(record['video']).stem}.{table}.parquet" for table in ("frames", "hands"))]
+
+
+def remove_others(settings: StudioSettings, folder: Path) -> None:
+    """Remove files of clips from a batch folder that no whole clip of these settings has.
+
+    What is not named as the studio's files are stays.
+
+    Raises:
+        FileNotFoundError: The folder of fabrics holds no photos.
+    """
+    digest = settings_digest(settings)
+    kept = set()
+    for name in (plan_clip(settings, index).name for index in range(settings.clips)):
+        if (record := _whole(folder, name, digest)) is not None:
+            kept |= {folder / TRUTH / f"{name}.json", *(folder / file for file in clip_files(record))}
+    for part in (folder, folder / TRUTH, folder / GARMENTS):
+        for path in part.glob("clip_*"):
+            if path not in kept and _FILE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _whole(folder: Path, name: str, digest: str) -> dict[str, Any] | None:
+    record = read_record(folder, name)
+    if record is None or record["settings"] != digest:
+        return None
+    return record if all((folder / file).is_file() for file in clip_files(record)) else None
 
 
 def render_clip(
@@ -66,8 +120,8 @@ def render_clip(
     """
     plan = plan_clip(settings, index)
     digest = settings_digest(settings)
-    known = read_record(folder, plan.name)
-    if known is not None and known["settings"] == digest and (folder / known["video"]).is_file():
+    known = _whole(folder, plan.name, digest)
+    if known is not None:
         on_frames(settings.frames)
         return known
     for part in (TRUTH, GARMENTS):

@@ -16,7 +16,10 @@ from pipelines.stage.base import digest
 from pipelines.store import Commit, DeltaStore, TableSpec
 from pipelines.store.blobs import sha256_file
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
+from pipelines.studio.batch import batch_settings
+from pipelines.studio.clip import clip_files, read_record, settings_digest
 from pipelines.studio.mark import STUDIO_MARK, TRUTH, is_truth
+from pipelines.studio.plan import plan_clip
 from pipelines.studio.settings import CODE_VERSION
 
 Chunks = Callable[[], Iterator[pa.RecordBatch]]
@@ -46,15 +49,13 @@ def load_truth(store: DeltaStore, batch: str, commit: Commit | None = None) -> L
             f"`itryon studio --batch {batch}`, or ingest a folder that `itryon studio --out` wrote"
         )
     commit = Commit((commit or Commit()).run_id, CODE_VERSION)
-    records = {p.stem: json.loads(p.read_text()) for p in sorted((folder / TRUTH).glob("clip_*.json"))}
+    records = _records(folder)
     if not records:
-        raise LookupError(f"batch {batch!r} holds no whole clip: render it again")
-    ids = {}
-    for name, record in records.items():
-        video = folder / record["video"]
-        if not video.is_file():
-            raise FileNotFoundError(f"{video} is missing: render the batch again with `itryon studio`")
-        ids[name] = sha256_file(video)[:16]
+        raise LookupError(f"batch {batch!r} holds no whole clip of its settings: render it again")
+    for record in records.values():
+        for missing in (f for f in clip_files(record) if not (folder / f).is_file()):
+            raise FileNotFoundError(f"{folder / missing} is missing: render the batch again with `itryon studio`")
+    ids = {name: sha256_file(folder / record["video"])[:16] for name, record in records.items()}
     fingerprints = {name: digest([CODE_VERSION, records[name]["frames_sha256"], ids[name]])[:32] for name in records}
     rows: dict[str, int] = {}
     for spec, suffix in ((STUDIO_FRAMES, "frames"), (STUDIO_HANDS, "hands")):
@@ -83,6 +84,16 @@ def load_truth(store: DeltaStore, batch: str, commit: Commit | None = None) -> L
     rows[STUDIO_CLIPS.name] = len(clips)
     acting = sum(s["end_frame"] - s["start_frame"] for r in records.values() for s in r["spans"])
     return LoadReport(rows, digest(sorted(fingerprints.values()))[:32], rows[STUDIO_FRAMES.name], acting)
+
+
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of the batch's clips, those of the settings that it was rendered with last."""
+    settings = batch_settings(folder)
+    assert settings is not None, "a folder with truth has settings"
+    names = [plan_clip(settings, index).name for index in range(settings.clips)]
+    wanted = settings_digest(settings)
+    found = ((name, read_record(folder, name)) for name in names)
+    return {name: record for name, record in found if record is not None and record["settings"] == wanted}
 
 
 def _clip_row(

@@ -1,16 +1,22 @@
-"""`itryon weights` and `itryon studio --out` on a terminal: what they say and how they end."""
+"""`itryon weights` and `itryon studio`: what they say and how they end."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
+from assets.partitions import video_batches
+from assets.studio import studio
 from dagster_project import downloads
 from dagster_project.cli import app
+from dagster_project.resources import LakeResource, settings_resource
 from dagster_project.terminal import console, errors
 from models import weights
+from pipelines.studio.settings import StudioSettings
 
 
 def said(*command: str) -> tuple[int, str]:
@@ -104,6 +110,18 @@ def test_a_folder_with_something_else_in_it_stays_as_it_is(tmp_path):
     code, text = said("studio", "--out", str(tmp_path), "--clips", "1")
     assert code == 1 and f"{tmp_path} is not empty and holds no studio batch: name another folder" in text
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_batch_of_other_settings_is_not_taken_for_the_one_asked_for(lake):
+    mark = Path(lake.root) / "landing" / "b" / "truth" / "studio.json"
+    mark.parent.mkdir(parents=True)
+    mark.write_text(StudioSettings(seed=3).model_dump_json(exclude={"workers"}))
+    resources = {"lake": LakeResource(root=lake.root), "studio": settings_resource(StudioSettings)(seed=4)}
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(video_batches.name, ["b"])
+        with pytest.raises(dg.Failure, match="seed 3 and not 4: name another batch"):
+            dg.materialize([studio], partition_key="b", resources=resources, instance=instance)
+    assert [p.name for p in mark.parent.iterdir()] == ["studio.json"]
 
 
 def _spans(out):

@@ -240,7 +240,8 @@ def test_everything_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     message = str(e.value)
     for name in ("hamer.ckpt", "model_config.yaml", "mano_mean_params.npz", "MANO_RIGHT.pkl", "mano.is.tue.mpg.de"):
         assert name in message
-    assert "github.com/geopavlakos/hamer" in message and hamer.DATA_ENV in message
+    assert "github.com/geopavlakos/hamer" in message
+    assert hamer.DATA_ENV in message and "hands.hamer.data is for finding hands alone" in message
     monkeypatch.setenv(hamer.DATA_ENV, str(tmp_path / "data"))
     assert hamer.data_folder() == tmp_path / "data"
     with pytest.raises(hamer.HamerUnavailable, match="MANO_RIGHT"):

@@ -172,6 +172,30 @@ def test_after_the_main_person_is_gone_nobody_else_takes_the_place(tracker, danc
     assert np.hypot(*(torso(found[-1]) - torso(found[0]))) < 0.1 * found[0].region.size
 
 
+@pytest.mark.parametrize("late", [3, 6])
+def test_the_main_person_is_waited_for_while_only_somebody_else_is_there(tracker, dancer, late):
+    cut, mask = other_dancer(dancer[0], 0.9)
+    stage = wide(dancer[0])
+    empty = np.broadcast_to(stage[:, :1], stage.shape).copy()
+    bottom = stage.shape[0] - 8
+    only_other = paste(empty, cut, mask, 760, bottom)
+    both = paste(stage, cut, mask, 760, bottom)
+    (_, truth), *_ = tracker.track(stills([stage]))
+    found = [p for _, p in tracker.track(stills([only_other] * late + [both] * (22 - late)))]
+    assert all(p is None for p in found[:late])
+    assert all(np.hypot(*(torso(p) - torso(truth))) < 0.1 * truth.region.size for p in found[late:])
+
+
+def test_the_main_person_is_waited_for_as_long_as_was_looked_ahead(tracker, dancer, monkeypatch):
+    cut, mask = other_dancer(dancer[0])
+    stage = wide(dancer[0])
+    empty = np.broadcast_to(stage[:, :1], stage.shape).copy()
+    only_other = paste(empty, cut, mask, 600, stage.shape[0] - 8)
+    monkeypatch.setattr(tracker, "_main_person", lambda head: Region(200, 250, 300))
+    found = [p is not None for _, p in tracker.track(stills([only_other] * 18))]
+    assert not any(found[:15]) and found[-1]
+
+
 def test_a_cut_starts_anew(tracker, dancer):
     talk = [cv2.resize(f, (dancer[0].shape[1], dancer[0].shape[0])) for f in read("demo/jwpIntro.mp4", 12)]
     clip = stills(dancer[:12] + talk)

@@ -19,6 +19,7 @@ from pipelines.stage import VideoTask
 from pipelines.store import Commit, DeltaStore
 from tests.pipelines.mask_figures import (
     face,
+    grown,
     hand_table,
     masks_of,
     open_hand,
@@ -33,17 +34,35 @@ from tests.pipelines.mask_figures import (
 def test_short_gap_takes_its_neighbours_pose_and_a_long_one_the_whole_person():
     landmarks = standing(240, 180, 60, (90, 130))
     person = silhouette(landmarks, 240, 180)
-    poses: list = [landmarks] * 5 + [None] * 3 + [landmarks] * 2 + [None] * 40
-    persons: list = [person] * 5 + [None] * 3 + [person] * 2 + [person] * 40
+    found = [True] * 5 + [False] * 3 + [True] * 2 + [False] * 40
+    table = pose_table([landmarks if f else None for f in found], [person if f else None for f in found])
     options = MasksSettings(carry_s=0.2)
-    seen = list(observations(pose_table(poses, persons), hand_table([]), (240, 180), options))
+    seen = list(observations(table, hand_table([]), (240, 180), options))
     masks = masks_of(seen, options=options)
     steady = masks[2].astype(bool)
     assert (masks[6].astype(bool) == steady).mean() > 0.995
     assert seen[6].landmarks is not None and seen[30].landmarks is None
     covered = masks[30].astype(bool)
-    assert covered[person > 0].mean() > 0.99
-    assert covered[face(landmarks, 240, 180)].any(), "without a pose nobody knows where the face is"
+    assert covered[grown(person, 5)].all() and not covered[~grown(person, 40)].any()
+    assert covered[face(landmarks, 240, 180)].all(), "without a pose nobody knows where the face is"
+
+
+def test_nothing_is_carried_over_a_cut():
+    one, other = standing(240, 180, 40, (45, 130)), standing(240, 180, 40, (135, 130))
+    here, there = (silhouette(p, 240, 180) for p in (one, other))
+    poses: list = [one] * 6 + [None] * 2 + [None] * 2 + [other] * 6 + [None] * 4
+    persons: list = [here] * 6 + [None] * 2 + [None] * 2 + [there] * 6 + [None] * 4
+    size, cuts, options = (240, 180), [16, 8], MasksSettings(carry_s=0.1)
+    seen = list(observations(pose_table(poses, persons), hand_table([]), size, options, cuts))
+    masks = masks_of(seen, options=options)
+    assert len(masks) == 20 and [o.frame for o in seen] == list(range(20))
+    assert all(np.array_equal(o.landmarks, one) for o in seen[:8])
+    assert all(np.array_equal(o.landmarks, other) for o in seen[8:16])
+    assert all(np.array_equal(m, masks[0]) for m in masks[:8])
+    assert all(np.array_equal(m, masks[15]) for m in masks[8:16])
+    assert not np.any(masks[16:]), "nobody was seen in the last shot"
+    together = list(observations(pose_table(poses, persons), hand_table([]), size, options))
+    assert not np.array_equal(together[8].landmarks, other), "the figure does not test the cut"
 
 
 def test_interpolated_pose_lies_between_its_neighbours():
@@ -98,22 +117,32 @@ def test_stage_writes_a_row_a_frame(lake: DeltaStore, monkeypatch: pytest.Monkey
     assert mask[60 - 8, 48] == 1
 
 
+def test_stage_steadies_each_shot_by_itself(lake: DeltaStore):
+    poses = [standing(121, 97, 30, (x, 66)) for x in (25, 72) for _ in range(4)]
+    write_tables(lake, poses, [silhouette(p, 121, 97) for p in poses])
+    stage = STAGES["agnostic_masks"].build()
+    rows = pa.Table.from_batches(list(stage.annotate(task(lake, 121, 97, cut_frames=[4]))))
+    masks = rows["mask"].to_pylist()
+    assert masks[0] != masks[4] and set(masks[:4]) == {masks[0]} and set(masks[4:]) == {masks[4]}
+
+
 def test_stage_refuses_an_unknown_category(lake: DeltaStore):
     with pytest.raises(ValueError, match="shoes"):
         list(STAGES["agnostic_masks"].build().annotate(task(lake, 10, 10, garment_category="shoes")))
 
 
 def test_fingerprint_follows_category_and_settings():
-    row = {"sha256": "a", "garment_category": None}
+    row = {"sha256": "a", "garment_category": None, "cut_frames": []}
     one = AgnosticMaskStage(MasksSettings())
     assert one.fingerprint(row, {}) == AgnosticMaskStage(MasksSettings()).fingerprint(row, {})
     others = [
         one.fingerprint({**row, "garment_category": "dresses"}, {}),
+        one.fingerprint({**row, "cut_frames": [8]}, {}),
         AgnosticMaskStage(MasksSettings(dilation=0.1)).fingerprint(row, {}),
         AgnosticMaskStage(MasksSettings(backend="parsing")).fingerprint(row, {}),
         one.fingerprint(row, {"pose": "changed"}),
     ]
-    assert len({one.fingerprint(row, {}), *others}) == 5
+    assert len({one.fingerprint(row, {}), *others}) == 6
 
 
 @pytest.mark.slow

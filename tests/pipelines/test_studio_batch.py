@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,9 +21,9 @@ from pipelines.store import DeltaStore
 from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import GARMENTS, VIDEOS
 from pipelines.store.studio_schemas import STUDIO_CLIPS, STUDIO_FRAMES, STUDIO_HANDS
-from pipelines.studio.batch import render_batch
+from pipelines.studio.batch import render_batch, settings_to_render
 from pipelines.studio.body import load_rig
-from pipelines.studio.clip import read_record, render_clip, settings_digest
+from pipelines.studio.clip import clip_files, read_record, render_clip, settings_digest
 from pipelines.studio.depth import read_depth
 from pipelines.studio.garments import Garment, GarmentSpec
 from pipelines.studio.load import load_truth
@@ -172,6 +173,55 @@ def test_what_is_whole_is_not_rendered_again_and_what_is_not_is(batch, tmp_path)
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
 
 
+def test_what_a_whole_clip_lacks_is_made_again(batch, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(batch[0], folder)
+    names = clip_files(read_record(folder, "clip_00000"))
+    assert {folder / name for name in names} == {p for p in folder.rglob("clip_00000*") if p.name != "clip_00000.json"}
+    before = {name: (folder / name).read_bytes() for name in names}
+    store = DeltaStore(tmp_path / "lake")
+    store.ensure_tables()
+    land(folder, store, "b")
+    landed = tmp_path / "lake" / "landing" / "b"
+    for name in names:
+        (landed / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{Path(name).name} is missing: render the batch again"):
+            load_truth(store, "b")
+        shutil.copy(folder / name, landed / name)
+    for name in names[1:]:
+        (folder / name).unlink()
+    render_clip(SMALL, 0, folder)
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+def test_clips_that_are_not_of_the_batch_leave_it(batch, tmp_path):
+    store = DeltaStore(tmp_path / "lake")
+    store.ensure_tables()
+    land(batch[0], store, "b")
+    folder = tmp_path / "lake" / "landing" / "b"
+    for name in ("clip_00000_other.mp4", "clip_00007.mp4", "garments/clip_00007.png", "mine.mp4", "clip_art.mp4"):
+        (folder / name).write_bytes(b"-")
+    stale = read_record(folder, "clip_00001") | {"settings": "others"}
+    (folder / "truth" / "clip_00001.json").write_text(json.dumps(stale))
+    assert load_truth(store, "b").rows["studio_clips"] == 1
+    (folder / "truth" / "clip_00001.json").write_text(json.dumps(stale | {"settings": settings_digest(SMALL)}))
+    assert load_truth(store, "b").rows["studio_clips"] == 2
+    fewer = SMALL.model_copy(update={"clips": 1})
+    assert render_batch(fewer, folder).clips == 1
+    assert sorted(p.name for p in folder.glob("*.mp4")) == ["clip_00000.mp4", "clip_art.mp4", "mine.mp4"]
+    assert not list(folder.rglob("clip_00001*")) and not list(folder.rglob("clip_00007*"))
+    assert load_truth(store, "b").rows["studio_clips"] == 1
+
+
+def test_a_batch_keeps_its_settings_and_says_so(batch):
+    folder, _ = batch
+    assert settings_to_render(folder, SMALL) == SMALL
+    assert settings_to_render(folder, StudioSettings(workers=1)) == SMALL.model_copy(update={"workers": 1})
+    with pytest.raises(FileExistsError, match=r"rendered with clips 2 and not 3, seed 4 and not 5: name another batch"):
+        settings_to_render(folder, SMALL.model_copy(update={"clips": 3, "seed": 5}))
+    assert settings_to_render(folder / "none", SMALL) == SMALL
+
+
 def test_annotators_do_not_see_the_truth_but_the_lake_gets_it(batch, tmp_path):
     folder, _ = batch
     assert not [f.path for f in scan(folder) if f.path.startswith("truth")]
@@ -282,6 +332,19 @@ def test_younger_settings_at_their_defaults_keep_older_clips_whole():
         for u in ({"undone": True}, {"pantomime_share": 0.5}, {"twins": True}, {"plain": True}, {"white_beneath": True})
     ]
     assert len({settings_digest(s) for s in (SMALL, *changed)}) == 6
+
+
+def test_photos_of_fabrics_count_by_what_they_show(tmp_path):
+    def digest(folder: str) -> str:
+        return settings_digest(SMALL.model_copy(update={"fabrics": str(tmp_path / folder)}))
+
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tweed.jpg").write_bytes(b"one")
+        (tmp_path / folder / "notes.txt").write_text(folder)
+    assert digest("here") == digest("there") != settings_digest(SMALL)
+    (tmp_path / "there" / "tweed.jpg").write_bytes(b"another")
+    assert digest("here") != digest("there")
 
 
 def test_plain_clothes_have_one_colour():

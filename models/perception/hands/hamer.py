@@ -82,8 +82,8 @@ def require(data: Path, network: bool = True) -> None:
         raise HamerUnavailable(
             "The hamer backend lacks:\n- "
             + "\n- ".join(missing)
-            + f"\nPut the files there, or set {DATA_ENV} to the folder that holds them, or set the hands backend to "
-            "mediapipe"
+            + f"\nPut the files there, or set the environment variable {DATA_ENV} to the folder that holds them (the "
+            "setting hands.hamer.data is for finding hands alone), or set the hands backend to mediapipe"
         )
 
 
@@ -356,6 +356,8 @@ def mano_hand(
     handedness: str, pose: np.ndarray, shape: np.ndarray, translation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (N, 778, 3) in the camera frame and faces of hands in the table; see `posed_hand`.
+
+    Rows do not say where MANO is: it is looked for in `ITRYON_HAMER`, else `./_DATA`.
 
     Raises:
         HamerUnavailable: The package or MANO is missing.
