@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.evaluation.judges.validation import kappa_now
 from pipelines.registry import STAGES
 from pipelines.store import DeltaStore, TableSpec
+from pipelines.store.delta import stored_schema
 from pipelines.store.schemas import ISR_SCORES, STAGE_STATUS, VIDEOS
 
 FAIR_KAPPA = 0.4
@@ -63,12 +64,14 @@ def _coverage(store: DeltaStore, spec: TableSpec, batch: str, usable: set[str]) 
 
 
 def check_schema(store: DeltaStore, spec: TableSpec, where: dict[str, str]) -> CheckOutcome:
-    """The Delta table has the declared columns, and required columns hold no null."""
-    actual = store.schema(spec)
-    missing = [f.name for f in spec.schema if f.name not in actual.names]
-    extra = [n for n in actual.names if n not in spec.schema.names]
-    problems = [f"missing column {n}" for n in missing] + [f"undeclared column {n}" for n in extra]
-    required = [f.name for f in spec.schema if not f.nullable and f.name not in missing]
+    """The Delta table has the declared columns in the declared types, and required columns hold no null."""
+    declared = {f.name: f.type for f in stored_schema(spec)}
+    found = {f.name: f.type for f in store.schema(spec)}
+    problems = [f"missing column {n}" for n in declared if n not in found]
+    problems += [f"undeclared column {n}" for n in found if n not in declared]
+    other = {n: t for n, t in found.items() if t != declared.get(n, t)}
+    problems += [f"{n} is {t}, declared as {declared[n]}" for n, t in other.items()]
+    required = [f.name for f in spec.schema if not f.nullable and f.name in found and f.name not in other]
     nulls = dict.fromkeys(required, 0)
     for batch in store.batches(spec, required, where):
         for name in required:

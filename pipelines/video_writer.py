@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from fractions import Fraction
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import av
+import av.error
 import numpy as np
 
 
@@ -84,8 +86,13 @@ class VideoWriter:
         if kind is None:
             self.close()
         else:
+            self._discard()
+
+    def _discard(self) -> None:
+        # On a full disk the container cannot write its end either; what went wrong first is what is told.
+        with contextlib.suppress(av.error.FFmpegError):
             self._container.close()
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def write(self, rgb: np.ndarray, time_s: float | None = None) -> None:
         """Append a frame.
@@ -119,11 +126,15 @@ class VideoWriter:
 
         Raises:
             ValueError: No frame was written; no file is left.
+            OSError: The file cannot be written; none is left.
         """
         if self._count == 0:
-            self._container.close()
-            self._temporary.unlink(missing_ok=True)
+            self._discard()
             raise ValueError(f"{self.path.name}: a video needs at least one frame")
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._temporary.replace(self.path)
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._temporary.replace(self.path)
+        except BaseException:
+            self._discard()
+            raise

@@ -46,7 +46,6 @@ class IngestReport:
         garments: Rows of `garments`, of which `garment_errors` are errors.
         frames: Frames decoded by this run.
         problems: Source path -> reason, for every row that is not ok.
-        ignored: Files that are neither videos nor photos.
         committed: Tables written.
         data_versions: Table -> digest of what its rows say, whenever they were written.
         wall_seconds: Duration.
@@ -62,7 +61,6 @@ class IngestReport:
     garment_errors: int = 0
     frames: int = 0
     problems: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
     data_versions: dict[str, str] = field(default_factory=dict)
     wall_seconds: float = 0.0
@@ -103,7 +101,7 @@ def ingest_batch(
         inventory = take_inventory(folder)
         if not inventory.videos and not inventory.photos:
             raise LookupError(f"{folder} holds no videos (known by their suffix, or named in manifest.jsonl)")
-        run = _Run(store, batch, settings, on_progress, IngestReport(batch, ignored=inventory.ignored))
+        run = _Run(store, batch, settings, on_progress, IngestReport(batch))
         garments, videos = run.rows(inventory)
         run.write(GARMENTS, garments, "garment_id", commit)
         run.write(VIDEOS, videos, "source_path", commit)

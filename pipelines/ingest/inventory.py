@@ -63,17 +63,15 @@ class Photo(Candidate):
 
 @dataclass
 class Inventory:
-    """Everything that becomes a row, and what was passed over.
+    """Everything that becomes a row; other files are passed over.
 
     Attributes:
         videos: Rows of `videos`.
         photos: Rows of `garments`, by path in composed form; photos with equal bytes share one.
-        ignored: Files that are neither.
     """
 
     videos: list[Candidate] = field(default_factory=list)
     photos: dict[str, Photo] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
 
 
 def take_inventory(folder: Path) -> Inventory:
@@ -86,10 +84,6 @@ def take_inventory(folder: Path) -> Inventory:
     by_video = {(p.entry.video if p.entry else p.video): p for p in reversed(lines) if p.entry or p.video}
     _add_videos(inventory, files, lines, by_video)
     photos = _photo_files(files, by_video.values())
-    for key, file in files.items():
-        used = file.folder or key in by_video or key in photos or _suffix(key) in VIDEO_SUFFIXES
-        if not used and file.path != MANIFEST:
-            inventory.ignored.append(file.path)
     for key, photo in photos.items():
         _describe(photo, key, by_video.values(), files)
     masks = [p.mask for p in photos.values() if p.mask]
@@ -127,14 +121,16 @@ def _add_videos(
             inventory.videos.append(Candidate(file.path, file, by_video.get(key), problem=file.refused))
     for line in lines:
         named = line.entry.video if line.entry else line.video
-        if named in files and by_video.get(named) is line:
+        first = by_video.get(named)
+        if named in files and first is line:
             continue  # its error, if any, is told in the video's own row
-        problem = (
-            f"{line.source}: {line.error}"
-            if line.error
-            else f"{line.source}: there is no file {named!r}; correct the name or add the file"
-        )
-        inventory.videos.append(Candidate(line.source, None, line, problem=problem))
+        if line.error:
+            problem = line.error
+        elif first is None or first is line:
+            problem = f"there is no file {named!r}; correct the name or add the file"
+        else:
+            problem = f"{named!r} was described by line {first.number} already"
+        inventory.videos.append(Candidate(line.source, None, line, problem=f"{line.source}: {problem}"))
 
 
 def _photo_files(files: dict[str, LandedFile], lines: Iterable[ManifestLine]) -> dict[str, Photo]:

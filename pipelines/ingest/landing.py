@@ -328,7 +328,8 @@ def _place_one(file: LandedFile, target: Path, name: str, report: LandReport) ->
 
 def _merge_manifest(target: Path, new: str) -> None:
     def videos(text: str) -> list[tuple[str, str | None]]:
-        lines = text.split("\n")
+        # The byte order mark of a file's first line, which is not the first of the merged one.
+        lines = [line.removeprefix("\ufeff") for line in text.split("\n")]
         parsed = {p.number: p for p in parse_manifest(line.encode("utf-8", "surrogateescape") for line in lines)}
         return [
             (line, (p.entry.video if p.entry else p.video) if (p := parsed.get(i)) else None)

@@ -96,6 +96,11 @@ def _without_comments(schema: pa.Schema) -> pa.Schema:
     return pa.schema([f.remove_metadata() for f in schema])
 
 
+def stored_schema(spec: TableSpec) -> pa.Schema:
+    """The declared columns as Delta Lake types them."""
+    return pa.schema(Schema.from_arrow(_without_comments(spec.schema)).to_arrow())
+
+
 class DeltaStore:
     """The tables and blobs below one lake root.
 

@@ -8,6 +8,7 @@ a table whose commit never came. Both are deleted here once they are too old to 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import time
@@ -127,9 +128,9 @@ def _temporary(store: DeltaStore, scratch: Path) -> Iterator[Path]:
         below += [Path(store.root) / name for name in ("landing", "checkpoints")]
         # Of releases that wrote blobs beside their place.
         yield from sorted((Path(store.root) / "blobs").glob("??/*.tmp"))
-        yield from (p for p in sorted((Path(store.root) / "tables").rglob("*#*")) if _UPLOAD.fullmatch(p.name))
+        yield from (p for p in sorted(_inside(Path(store.root) / "tables")) if _UPLOAD.fullmatch(p.name))
     for folder in below:
-        yield from (p for p in sorted(folder.rglob("*.tmp*")) if _NAME.fullmatch(p.name))
+        yield from (p for p in sorted(_inside(folder)) if _NAME.fullmatch(p.name))
 
 
 def _staged(root: Path) -> Iterator[Path]:
@@ -138,7 +139,15 @@ def _staged(root: Path) -> Iterator[Path]:
         yield from sorted(stage.iterdir())
 
 
+def _inside(folder: Path) -> Iterator[Path]:
+    # Not `rglob`, which raises where a run that works beside it renames or deletes a folder.
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
 def _changed(path: Path) -> float:
-    """When a file, or anything in a folder, was changed last."""
-    inside = path.rglob("*") if path.is_dir() else ()
-    return max(p.lstat().st_mtime for p in (path, *inside))
+    """When a file, or anything in a folder, was changed last; just now where somebody takes it away meanwhile."""
+    try:
+        return max(p.lstat().st_mtime for p in (path, *_inside(path)))
+    except FileNotFoundError:
+        return time.time()

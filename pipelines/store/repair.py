@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from models.filesystem import open_root
 from pipelines.store.delta import DeltaStore
-from pipelines.store.errors import DamagedBlob, LakeError
+from pipelines.store.errors import DamagedBlob, LakeError, explained
 from pipelines.store.leftovers import DAMAGED, remove_leftovers
 from pipelines.store.schemas import TableSpec
 from pipelines.store.tables import TABLES
@@ -183,7 +183,10 @@ def _mend_files(store: DeltaStore, spec: TableSpec, system: fs.FileSystem, folde
     for action in pa.table(table.get_add_actions(flatten=True)).to_pylist():
         name = unquote(action["path"])
         try:
-            problem = _problem(system, f"{folder}/{name}", action["size_bytes"])
+            with explained(store.root, f"Data file {name} of table {spec.name}"):
+                problem = _problem(system, f"{folder}/{name}", action["size_bytes"])
+        except LakeError:
+            raise
         except OSError as e:
             report.left.append(f"Table {spec.name}: its data file {name} {_unreadable(e)}")
             continue

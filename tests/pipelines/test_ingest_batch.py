@@ -112,6 +112,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeltaStore, Path, Ing
         {"video": "nogarment.mp4", "garment": "garments/none.jpg"},
         {"video": "badgarment.mp4", "garment": "garments/broken.jpg"},
         {"video": "labelled.mp4"},
+        {"video": "action.mp4"},
     )
     return store, folder, ingest_batch(store, "bad", IngestSettings(workers=2, timeout_s=60))
 
@@ -154,6 +155,7 @@ def rows(store: DeltaStore, batch: str = "bad") -> dict[str, dict[str, Any]]:
         ("nogarment.mp4", "rejected", "manifest.jsonl:7: there is no garment photo 'garments/none.jpg'"),
         ("badgarment.mp4", "rejected", "manifest.jsonl:8: garment photo 'garments/broken.jpg' cannot be used"),
         ("manifest.jsonl:9", "error", "was described by line 1 already"),
+        ("manifest.jsonl:10", "error", "'action.mp4' was described by line 5 already"),
     ],
 )
 def test_every_input_is_a_row_that_says_why(bad: tuple, path: str, status: str, says: str | None) -> None:
@@ -165,7 +167,7 @@ def test_every_input_is_a_row_that_says_why(bad: tuple, path: str, status: str, 
 def test_no_row_too_many_and_counts_agree(bad: tuple) -> None:
     store, _, report = bad
     found = rows(store)
-    assert len(found) == report.rows == 32
+    assert len(found) == report.rows == 33
     assert found["phone.mov"]["status"] == "rejected"  # 80x48 as stored, 48x80 upright
     assert (report.ok, report.rejected, report.errors) == tuple(
         sum(r["status"] == s for r in found.values()) for s in ("ok", "rejected", "error")

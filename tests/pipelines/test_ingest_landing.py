@@ -64,7 +64,8 @@ def test_manifests_are_merged(source: Path, lake: DeltaStore, tmp_path: Path) ->
     other = tmp_path / "other"
     other.mkdir()
     (other / "c.mp4").write_bytes(b"c")
-    (other / "manifest.jsonl").write_text('{"video": "c.mp4"}\n{"video": "a.mp4", "split": "test"}')
+    # With a byte order mark, as some editors write it.
+    (other / "manifest.jsonl").write_text('{"video": "c.mp4"}\n{"video": "a.mp4", "split": "test"}', "utf-8-sig")
     land(other, lake, "m")
     land(other, lake, "m")
     text = (folder / "manifest.jsonl").read_text().splitlines()

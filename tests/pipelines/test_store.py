@@ -24,6 +24,7 @@ from pipelines.arrays import (
     structs_to_arrow,
     structs_to_numpy,
 )
+from pipelines.checks import check_schema
 from pipelines.store import TABLES, BlobStore, Commit, DeltaStore, delta
 from pipelines.store.delta import predicate
 from pipelines.store.document import tables_markdown
@@ -80,6 +81,14 @@ def test_a_column_of_a_later_release_is_added_to_an_older_table(store):
     store.replace(CAPTIONS, pa.Table.from_pylist([new], CAPTIONS.schema), {"batch": "b"}, Commit())
     rows = {r["text"]: r["handedness"] for r in store.read(CAPTIONS).to_pylist()}
     assert rows == {"old": None, "new": "left"}
+
+
+def test_a_column_of_another_type_is_told_by_the_check(store):
+    fields = [f.with_type(pa.float64()) if f.name == "confidence" else f for f in CAPTIONS.schema]
+    store.ensure_tables([dataclasses.replace(CAPTIONS, schema=pa.schema(fields))])
+    found = check_schema(store, CAPTIONS, {"batch": "a"})
+    assert not found.passed and found.description == "confidence is double, declared as float"
+    assert all(check_schema(store, spec, {}).passed for spec in TABLES.values() if spec is not CAPTIONS)
 
 
 def test_replacing_one_batch_leaves_the_others(store):

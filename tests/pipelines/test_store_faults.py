@@ -333,6 +333,22 @@ def test_leftovers_of_killed_runs_are_deleted_once_they_are_old(lake: DeltaStore
     assert lake.read(CAPTIONS, version=1)["text"].to_pylist() == ["one"], "older versions stay readable"
 
 
+def test_what_a_run_takes_away_while_leftovers_are_looked_for_is_nobodys(lake: DeltaStore, monkeypatch):
+    folder = Path(lake.root) / "checkpoints" / f"c0ffee.{'0123456789abcdef' * 2}.tmp"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"x")
+    age(folder, 8)
+    lstat = Path.lstat
+
+    def renamed(self: Path) -> os.stat_result:
+        if self.name == "weights":
+            self.unlink(missing_ok=True)
+        return lstat(self)
+
+    monkeypatch.setattr(Path, "lstat", renamed)
+    assert remove_leftovers(lake, scratch(lake)) == [] and folder.exists()
+
+
 def test_looking_for_leftovers_makes_no_table(tmp_path: Path):
     store = DeltaStore(tmp_path / "lake")
     store.ensure_tables([CAPTIONS])

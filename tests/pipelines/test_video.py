@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def test_nothing_is_left_of_a_video_that_failed(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="shape"), VideoWriter(path, fps=5, width=8, height=8) as writer:
         writer.write(np.zeros((8, 9, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("frames", [1, 40])
+def test_nothing_is_left_of_a_video_that_does_not_fit_on_the_disk(tmp_path: Path, frames: int) -> None:
+    # Files that may not grow fail as those on a full disk do: the longer one in a frame, the short one at its end.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).integers(0, 255, (frames, 64, 64, 3), np.uint8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError), VideoWriter(tmp_path / "v.mp4", fps=5, width=64, height=64, crf=1) as writer:
+            for rgb in noise:
+                writer.write(rgb)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
 
 
