@@ -72,11 +72,9 @@ class DistributionMeter:
                 sources[metric] = find_network(metric.network, self.settings.networks)
             except NetworkMissing as e:
                 reasons[metric] = str(e)
-        sets: list[dict[SetMetric, FeatureSet]] = []
-        try:
-            sets = [self._sets(parts, sources, i == 0, on_video) for i, parts in enumerate((results, truths))]
-        except NetworkMissing as e:
-            reasons |= {m: str(e) for m in sources}
+        sets = [self._sets(parts, sources, i == 0, on_video) for i, parts in enumerate((results, truths))]
+        missing = self._extractor.missing
+        reasons |= {m: missing[m.network] for m in sources if m.network in missing}
         together = setting == "paired" and [p.pair for p in results] == [p.pair for p in truths]
         values = []
         for metric in SET_METRICS[self.settings.mode]:

@@ -25,7 +25,7 @@ from models.judges import JUDGES
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import encode_mask
 from pipelines.checkpoints.train import CheckpointMissing
-from pipelines.evaluation import distribution
+from pipelines.evaluation import distribution, paired
 from pipelines.evaluation.cache import ArrayCache
 from pipelines.evaluation.isr import judge_checkpoint, make_judge
 from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint, evaluate_folders
@@ -200,6 +200,36 @@ def test_without_its_network_lpips_is_null_and_ssim_is_not(tmp_path: Path) -> No
     assert lpips.value is None and "squeezenet1_1-b8a52dc0.pth" in lpips.reason and str(tmp_path) in lpips.reason
     again = PairedMeter(settings, cache=cache)
     assert again.compare(video, video)[0].value == ssim.value and cache.hits == 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (4, 40)])
+def test_frames_below_what_the_network_takes_have_no_lpips(
+    tmp_path: Path, lpips: LPIPS, monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    monkeypatch.setattr(paired, "find_network", lambda *a: NetworkSource("alex", "0" * 64, lambda device: lpips))
+    video = write_odd(tmp_path / "a.mkv", clip(3, height, width))
+    cache = ArrayCache(tmp_path / "cache")
+    for _ in range(2):
+        ssim, lpips = PairedMeter(EvaluationSettings(), cache=cache).compare(video, video)
+        assert lpips.value is None and "too small" in lpips.reason
+        assert ssim.value == (pytest.approx(1, abs=1e-6) if height > 5 else None)
+
+
+def test_a_network_that_does_not_load_once_leaves_nothing_behind(
+    tmp_path: Path, lpips: LPIPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(device: str) -> LPIPS:
+        if broken:
+            raise NetworkMissing("out of memory")
+        return lpips
+
+    monkeypatch.setattr(paired, "find_network", lambda *a: NetworkSource("alex", "0" * 64, load))
+    video, cache = write(tmp_path / "a.mp4", clip(3)), ArrayCache(tmp_path / "cache")
+    broken = True
+    ssim, distance = PairedMeter(cache=cache).compare(video, video)
+    assert ssim.value == pytest.approx(1, abs=1e-6) and distance.reason == "out of memory"
+    broken = False
+    assert PairedMeter(cache=cache).compare(video, video)[1].value == pytest.approx(0, abs=1e-7)
 
 
 def test_the_mean_has_an_interval_over_videos() -> None:

@@ -254,6 +254,20 @@ def test_metrics_come_from_all_clips_and_a_second_run_computes_none(tmp_path: Pa
     assert repeated["vfid_i3d_paired"].value == values["vfid_i3d_paired"].value
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_a_file_that_does_not_load_costs_the_metrics_of_its_network_alone(
+    tmp_path: Path, colours: type[_Colours], content: bytes
+) -> None:
+    (tmp_path / "resnext-101.pth").write_bytes(content)
+    ours, theirs = parts(tmp_path / "ours", [32, 40], 0), parts(tmp_path / "theirs", [32, 40], 10)
+    meter = DistributionMeter(EvaluationSettings(resamples=0, networks=str(tmp_path)))
+    values = {m.metric: m for m in meter.measure(ours, theirs, "paired")}
+    assert values["vfid_i3d_paired"].value is not None and values["fvd_i3d_paired"].value is not None
+    lost = values["vfid_resnext_paired"]
+    assert lost.value is None and "resnext-101.pth does not load" in lost.reason and "weights_only" not in lost.reason
+    assert "vit_g" in values["fvd_videomae_paired"].reason and not meter.left_out
+
+
 def test_a_video_with_other_content_or_frames_is_computed_again(tmp_path: Path, colours: type[_Colours]) -> None:
     cache = ArrayCache(tmp_path / "cache")
     settings = EvaluationSettings(resamples=0, networks=str(tmp_path))
