@@ -14,7 +14,7 @@ from pipelines.evaluation.clip_frames import SCRIPT_FRAMES, script_clip_counts, 
 from pipelines.evaluation.features import FeatureExtractor, Part, SetMetric
 from pipelines.evaluation.frechet import FeatureSet, bootstrap_interval, frechet_distance
 from pipelines.evaluation.settings import EvaluationSettings, Mode
-from pipelines.evaluation.values import MetricValue, Setting
+from pipelines.evaluation.values import MetricValue, Setting, level_note
 
 _GENERATED_CLIPS = 2048
 """Clips of generated videos that cd-fvd goes on for."""
@@ -110,6 +110,8 @@ class DistributionMeter:
             )
         if interval is None and settings.resamples:
             note += "; an interval needs three videos on each side"
+        if interval is not None:
+            note = "; ".join([note, *level_note(settings.confidence)])
         low, high = interval or (None, None)
         distance = frechet_distance(a.values, b.values, a.weights, b.weights, lost)
         return replace(empty, value=distance, num_samples=a.num_clips, low=low, high=high, note=note)

@@ -18,7 +18,7 @@ from models.features.networks import NetworkMissing, NetworkName, NetworkSource,
 from pipelines.evaluation.annotators.statistics import Ratio, estimate
 from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.settings import EvaluationSettings
-from pipelines.evaluation.values import UNREADABLE, MetricValue
+from pipelines.evaluation.values import UNREADABLE, MetricValue, level_note
 from pipelines.video import VideoError, VideoReader, written_size
 
 PAIRED_METRICS = ("ssim", "lpips")
@@ -223,6 +223,10 @@ def mean_over_videos(
             continue
         mean = Ratio(np.array([m.value for m in found], float), np.ones(len(found)))
         of_all = estimate(mean, resamples=settings.resamples, level=settings.confidence)
+        notes = level_note(settings.confidence) if of_all.low is not None else []
+        if settings.height or settings.width:
+            size = [str(side or "own") for side in (settings.width, settings.height)]
+            notes = [f"frames were compared at {' x '.join(size)} pixels (width x height)", *notes]
         out.append(
             MetricValue(
                 name,
@@ -232,6 +236,7 @@ def mean_over_videos(
                 low=of_all.low,
                 high=of_all.high,
                 mode=settings.mode,
+                note="; ".join(notes) or None,
             )
         )
     return out

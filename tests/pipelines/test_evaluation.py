@@ -243,6 +243,14 @@ def test_the_mean_has_an_interval_over_videos() -> None:
     assert mean_over_videos(videos[:1], EvaluationSettings())[0].low is None
 
 
+def test_another_level_and_another_size_are_told_beside_the_value() -> None:
+    videos = [[MetricValue("ssim", v), MetricValue("lpips", v)] for v in (0.5, 0.6, 0.8, 0.9)]
+    assert {m.note for m in mean_over_videos(videos, EvaluationSettings())} == {None}
+    (note,) = {m.note for m in mean_over_videos(videos, EvaluationSettings(height=64, confidence=0.9))}
+    assert note == "frames were compared at own x 64 pixels (width x height); the interval is of 90 %"
+    assert mean_over_videos(videos[:1], EvaluationSettings(confidence=0.9))[0].note is None
+
+
 def test_folders_pair_by_name(tmp_path: Path, meter: PairedMeter) -> None:
     for folder in ("ours", "theirs"):
         write(tmp_path / folder / "one.mp4", clip(6))
@@ -340,7 +348,8 @@ def tryon_lake(lake: DeltaStore, tmp_path: Path) -> DeltaStore:
 
 def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: PairedMeter) -> None:
     evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("run"), meter=meter)
-    evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("again"), meter=meter)
+    report = evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("again"), meter=meter)
+    assert report.left_out == {"failed": "there is no try-on video: no person"}
     rows = {(r["tryon_id"], r["metric"]): r for r in tryon_lake.read(VIDEO_METRICS).to_pylist()}
     assert len(rows) == 3 * 2 + 2 + 2 * 4 == tryon_lake.read(VIDEO_METRICS).num_rows
     assert rows["paired", "ssim"]["value"] > 0.94
@@ -355,6 +364,17 @@ def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: Paire
         evaluate_checkpoint(tryon_lake, checkpoint_id="other", meter=meter)
     with pytest.raises(CheckpointMissing):
         evaluate_checkpoint(tryon_lake, meter=meter)
+
+
+def test_what_is_in_no_number_is_named_whether_paired_or_not(tryon_lake: DeltaStore, meter: PairedMeter) -> None:
+    tryons = tryon_lake.read(TRYON_VIDEOS).to_pylist()
+    put(tryon_lake, TRYON_VIDEOS, [t | {"paired": False} if t["tryon_id"] == "failed" else t for t in tryons])
+    report = evaluate_checkpoint(tryon_lake, checkpoint_id="c", meter=meter)
+    assert report.left_out == {"failed": "there is no try-on video: no person"}
+    tryon_lake.replace(VIDEOS, VIDEOS.schema.empty_table(), {"batch": "b"}, Commit())
+    report = evaluate_checkpoint(tryon_lake, checkpoint_id="c", meter=meter)
+    lost = "the source video v is no longer in the lake"
+    assert report.left_out == {"failed": "there is no try-on video: no person", "paired": lost, "unpaired": lost}
 
 
 def test_both_modes_stand_side_by_side_in_the_table(tryon_lake: DeltaStore, meter: PairedMeter, lpips: LPIPS) -> None:

@@ -248,10 +248,13 @@ def test_metrics_come_from_all_clips_and_a_second_run_computes_none(tmp_path: Pa
     assert values["vfid_i3d_paired"].network.startswith("colours 0000")
     assert "lack rank" in values["fvd_i3d_paired"].note
     assert "resnext-101.pth" in values["vfid_resnext_paired"].reason and values["vfid_resnext_paired"].value is None
-    again = DistributionMeter(settings.model_copy(update={"resamples": 10}), ArrayCache(tmp_path / "cache"))
+    assert "the interval is of" not in values["fvd_i3d_paired"].note
+    other = settings.model_copy(update={"resamples": 10, "confidence": 0.9})
+    again = DistributionMeter(other, ArrayCache(tmp_path / "cache"))
     repeated = {m.metric: m for m in again.measure(ours, theirs, "paired")}
     assert colours.seen == 2 * (9 + 5)
     assert repeated["vfid_i3d_paired"].value == values["vfid_i3d_paired"].value
+    assert repeated["fvd_i3d_paired"].note.endswith("; the interval is of 90 %")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
