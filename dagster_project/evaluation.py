@@ -51,11 +51,15 @@ def evaluate(
     if pred is None or gt is None:
         raise fail("name both folders: --pred and --gt")
     from dagster_project.scoring import score_folders
+    from pipelines.evaluation.values import UNREADABLE
 
     try:
-        score_folders(pred, gt, values, resources.get("ingest", {}), setting, as_json, console)
+        report = score_folders(pred, gt, values, resources.get("ingest", {}), setting, as_json, console)
     except (LookupError, OSError, ValueError) as e:
         raise fail(str(e)) from e
+    unreadable = sum(reason.startswith(UNREADABLE) for reason in report.left_out.values())
+    if unreadable and all(m.value is None for m in report.whole):
+        raise fail(f"nothing was measured: {unreadable} videos cannot be read, see above")
 
 
 @app.command()

@@ -3,8 +3,8 @@
 The truth is exact. `done` is the rendered clip in the other garment, `undone` the same with the cloth left alone while
 the hands move. How far a result goes through what only `done` goes through is the verdict: no judge errs. Asked by the
 caption, an interaction should be done; asked for nothing, it should not, although the hands are the same. Nothing is
-asked for of two clips: of `undone` itself, and of the one in which the zip is opened, against what can be seen of that
-around the mask.
+asked for of two clips: of `undone` itself, which wears the garment already and is dressed in it once more (the paired
+setting), and of the one in which the zip is opened, against what can be seen of that around the mask.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ablation.plan import ROWS, AblationSettings, Job, Row, jobs
+from benchmarks.ablation.plan import ROWS, AblationSettings, Row, jobs
 from benchmarks.ablation.run import RESULTS, read_result
 from pipelines.evaluation.ablation import AblationClip, Interval
 from pipelines.evaluation.ablation import summary as summarise
@@ -60,7 +60,8 @@ def markdown(settings: AblationSettings, found: dict[str, list[dict[str, Any]]])
         "seeds. Response: how far the result goes through the change of the picture that the interaction makes, 0 as "
         "the rendered truth without it, 1 as the truth with it. Exact ISR: more than halfway, when the caption asks "
         "for it; no judge is involved, whose kappa it would depend on. "
-        "False: the same of clips in which the hands move alike, nothing is done, and the caption asks for nothing. "
+        "False: the same of clips in which the hands move alike, nothing is done, and the caption asks for nothing; "
+        "they wear that garment already, so this is measured in the paired setting. "
         "Leaked: the same when the caption asks for nothing, but the source does it: its collar and the edge of the "
         "mask show that. Where nothing is asked for, rows that read action captions are guided away from an opening "
         "zip. Errors are mean absolute differences, 0 to 1, from the "
@@ -104,8 +105,3 @@ def plot(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
     axes.invert_yaxis()
     axes.legend()
     figure.savefig(file, dpi=110)
-
-
-def missing(settings: AblationSettings, wanted: Sequence[Job]) -> list[Job]:
-    """Jobs without figures."""
-    return [job for job in wanted if read_result(job, settings) is None]

@@ -137,8 +137,14 @@ def _published(network: str, published: PublishedFile, file: Path) -> NetworkSou
     def load(device: str) -> nn.Module:
         try:
             return loaders[network](file, device)
-        except (RuntimeError, KeyError, AttributeError, OSError, ValueError, pickle.UnpicklingError) as e:
-            raise NetworkMissing(f"{file} does not load as {name}: {e}") from e
+        except OSError as e:
+            raise NetworkMissing(f"{file} cannot be read: {e}") from e
+        except (RuntimeError, KeyError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as e:
+            # torch's own words may advise to load the file in a way that lets it run code.
+            raise NetworkMissing(
+                f"{file} does not load as {name} on {device} ({type(e).__name__}): it is damaged or another file, "
+                f"unless the device lacks memory; get it again ({published.source})"
+            ) from e
 
     return NetworkSource(name, digest, load)
 

@@ -46,7 +46,10 @@ class AblationClip(BaseModel):
         description="How far the result goes through the change that the interaction makes, when the caption asks for "
         "it: 0 not at all, 1 as the truth"
     )
-    quiet: Response = Field(description="The same of a clip in which hands move alike and nothing is done or asked for")
+    quiet: Response = Field(
+        description="The same of a clip in which hands move alike and nothing is done or asked for; it wears the "
+        "garment already"
+    )
     unasked: Response = Field(description="The same of the first clip, in which it is done, when nothing is asked for")
     error: Distance = Field(description="Mean absolute difference from the truth where the garment changes pixels")
     error_interaction: Distance = Field(description="The same in the frames of the interaction")
@@ -211,7 +214,7 @@ _COLUMNS = {
 
 
 def write_ablations(store: DeltaStore, rows: Sequence[dict[str, Any]], commit: Commit | None = None) -> None:
-    """Put rows into the table; those of other settings stay.
+    """Put rows into the table in place of all rows of the same settings; those of other settings stay.
 
     Args:
         store: The lake.

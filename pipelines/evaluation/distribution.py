@@ -14,7 +14,7 @@ from pipelines.evaluation.clip_frames import SCRIPT_FRAMES, script_clip_counts, 
 from pipelines.evaluation.features import FeatureExtractor, Part, SetMetric
 from pipelines.evaluation.frechet import FeatureSet, bootstrap_interval, frechet_distance
 from pipelines.evaluation.settings import EvaluationSettings, Mode
-from pipelines.evaluation.values import MetricValue, Setting
+from pipelines.evaluation.values import MetricValue, Setting, level_note
 
 _GENERATED_CLIPS = 2048
 """Clips of generated videos that cd-fvd goes on for."""
@@ -72,11 +72,9 @@ class DistributionMeter:
                 sources[metric] = find_network(metric.network, self.settings.networks)
             except NetworkMissing as e:
                 reasons[metric] = str(e)
-        sets: list[dict[SetMetric, FeatureSet]] = []
-        try:
-            sets = [self._sets(parts, sources, i == 0, on_video) for i, parts in enumerate((results, truths))]
-        except NetworkMissing as e:
-            reasons |= {m: str(e) for m in sources}
+        sets = [self._sets(parts, sources, i == 0, on_video) for i, parts in enumerate((results, truths))]
+        missing = self._extractor.missing
+        reasons |= {m: missing[m.network] for m in sources if m.network in missing}
         together = setting == "paired" and [p.pair for p in results] == [p.pair for p in truths]
         values = []
         for metric in SET_METRICS[self.settings.mode]:
@@ -112,6 +110,8 @@ class DistributionMeter:
             )
         if interval is None and settings.resamples:
             note += "; an interval needs three videos on each side"
+        if interval is not None:
+            note = "; ".join([note, *level_note(settings.confidence)])
         low, high = interval or (None, None)
         distance = frechet_distance(a.values, b.values, a.weights, b.weights, lost)
         return replace(empty, value=distance, num_samples=a.num_clips, low=low, high=high, note=note)

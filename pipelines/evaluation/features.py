@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.features.networks import NetworkName, NetworkSource
+from models.features.networks import NetworkMissing, NetworkName, NetworkSource
 from models.features.resnext3d import MEAN
 from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.clip_frames import PREPARE, ClipWindow
@@ -82,11 +82,13 @@ class FeatureExtractor:
 
     Attributes:
         left_out: Videos that could not be read or are too short, with the reason.
+        missing: Networks whose published file does not load, with the reason. Nothing is computed by them.
     """
 
     def __init__(self, settings: EvaluationSettings, cache: ArrayCache):
         self.settings, self.cache = settings, cache
         self.left_out: dict[str, str] = {}
+        self.missing: dict[NetworkName, str] = {}
         self._modules: dict[str, nn.Module] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}
 
@@ -105,15 +107,12 @@ class FeatureExtractor:
         sources: Mapping[SetMetric, NetworkSource],
         starts: Mapping[SetMetric, Sequence[int] | None],
     ) -> dict[SetMetric, np.ndarray]:
-        """Features (clips, D) float32 of one video by metric; a metric without clips is absent.
+        """Features (clips, D) float32 of one video by metric; a metric without clips or without its network is absent.
 
         Args:
             part: Video.
             sources: Network of each metric.
             starts: First frames of each metric's clips; None for clips that lie end to end.
-
-        Raises:
-            models.features.networks.NetworkMissing: A published file does not load.
         """
         found: dict[SetMetric, np.ndarray] = {}
         work: list[_Work] = []
@@ -153,7 +152,7 @@ class FeatureExtractor:
                 found[item.metric] = np.concatenate(item.found)
                 self.cache.put(item.key, found[item.metric])
         for metric in sources:
-            if metric not in found:
+            if metric not in found and metric.network not in self.missing:
                 self.left_out.setdefault(part.name, f"{metric.name}: shorter than a clip of {metric.frames} frames")
         return found
 
@@ -166,7 +165,7 @@ class FeatureExtractor:
         with VideoReader(part.path) as reader:
             for frame in reader.frames(part.start, None if count is None else part.start + count):
                 pictures = {r: PREPARE[r](frame.rgb) for r in recipes}
-                for item in work:
+                for item in [w for w in work if w.metric.network not in self.missing]:
                     clip = item.window.push(pictures[item.recipe])
                     if clip is not None:
                         item.waiting.append(clip)
@@ -177,11 +176,16 @@ class FeatureExtractor:
                 self._run(item)
 
     def _run(self, item: _Work) -> None:
-        network = item.metric.network
-        if network not in self._modules:
-            self._modules[network] = item.source.load(self.settings.device)
-        clips = torch.stack(item.waiting).to(self.settings.device)
-        item.waiting.clear()
+        network, waiting = item.metric.network, item.waiting
+        item.waiting = []
+        if network not in self._modules and network not in self.missing:
+            try:
+                self._modules[network] = item.source.load(self.settings.device)
+            except NetworkMissing as e:
+                self.missing[network] = str(e)
+        if network in self.missing:
+            return
+        clips = torch.stack(waiting).to(self.settings.device)
         with torch.inference_mode():
             features = self._features(item.metric, self._modules[network], clips)
         item.found.append(features.float().cpu().numpy())

@@ -28,7 +28,7 @@ def harmful_videos(
 ) -> dict[Path, str]:
     """Videos that crash a decoder, or want more time or memory than the limits, each with the reason.
 
-    A file that merely cannot be read is not among them: whoever reads it says so.
+    A file that merely cannot be read, or opened, is not among them: whoever reads it says so.
 
     Args:
         videos: Files.
@@ -37,18 +37,26 @@ def harmful_videos(
         on_video: Called with the name of each video looked at.
     """
     limits, cache = limits or IngestSettings(), cache or ArrayCache(None)
-    keys = {v: ArrayCache.key(first_look=_VERSION, content=content_digest(v)) for v in videos} if cache.folder else {}
-    unseen = [v for v in videos if cache.get(keys[v]) is None] if keys else list(videos)
+    keys = {v: key for v in videos if (key := _key(v))} if cache.folder else {}
+    unseen = [v for v in videos if v in keys and cache.get(keys[v]) is None] if cache.folder else list(videos)
     harmful = {}
     tasks = {video: (decode_whole, (video,)) for video in unseen}
     for video, outcome in run_isolated(tasks, limits.workers, limits.timeout_s, limits.memory_gb):
         if isinstance(outcome, WorkerFailure):
             harmful[video] = f"{UNREADABLE}: {outcome.reason}"
-        elif keys:
+        elif video in keys:
             cache.put(keys[video], np.array(outcome))
         if on_video:
             on_video(video.name)
     return harmful
+
+
+def _key(video: Path) -> str | None:
+    """By what it is kept that a file is harmless; None where it cannot be read."""
+    try:
+        return ArrayCache.key(first_look=_VERSION, content=content_digest(video))
+    except OSError:
+        return None
 
 
 def decode_whole(video: Path) -> int:

@@ -239,5 +239,7 @@ def leaderboard_markdown(rows: list[dict[str, Any]]) -> str:
     modes = sorted({m["mode"] for r in rows for m in r["metrics"] if m["mode"]})
     lines.append(f"\nMetrics in mode {', '.join(modes)}." if modes else "")
     if len({r["evaluation_digest"] for r in rows if r["evaluation_digest"]}) > 1:
-        lines.append("Not all rows were evaluated on the same videos: compare only those that were.")
+        lines.append(
+            "Not all rows were evaluated on the same videos with the same annotations: compare only those that were."
+        )
     return "\n".join(lines).rstrip()

@@ -163,11 +163,12 @@ def evaluate_checkpoint(
         if on_video:
             on_video(tryon["tryon_id"])
     paired = {t["tryon_id"] for t in tryons if t["paired"]}
-    report.left_out = _not_compared({n: m for n, m in report.videos.items() if n in paired})
+    report.left_out = {t["tryon_id"]: reason for t in tryons if (reason := _unusable(t, sources))}
+    report.left_out |= _not_compared({n: m for n, m in report.videos.items() if n in paired})
     report.whole = mean_over_videos(report.videos.values(), settings, meter.missing_network)
     distributions = DistributionMeter(settings, cache)
     for setting in ("paired", "unpaired"):
-        chosen = [t for t in tryons if t["paired"] == (setting == "paired") and _has_both(t, sources)]
+        chosen = [t for t in tryons if t["paired"] == (setting == "paired") and not _unusable(t, sources)]
         parts = [_parts(store, t, sources) for t in chosen]
         report.whole += distributions.measure([p[0] for p in parts], [p[1] for p in parts], setting, on_video)
     report.left_out |= distributions.left_out
@@ -175,8 +176,13 @@ def evaluate_checkpoint(
     return report
 
 
-def _has_both(tryon: dict[str, Any], sources: dict[str, str]) -> bool:
-    return tryon["status"] == "ok" and bool(tryon["uri"]) and tryon["video_id"] in sources
+def _unusable(tryon: dict[str, Any], sources: dict[str, str]) -> str | None:
+    """Why a try-on video or its source is not there; None where both are."""
+    if tryon["status"] != "ok" or not tryon["uri"]:
+        return f"there is no try-on video: {tryon['reason']}"
+    if tryon["video_id"] not in sources:
+        return f"the source video {tryon['video_id']} is no longer in the lake"
+    return None
 
 
 def _parts(store: DeltaStore, tryon: dict[str, Any], sources: dict[str, str]) -> tuple[Part, Part]:
@@ -235,12 +241,10 @@ def source_uris(store: DeltaStore, video_ids: list[str]) -> dict[str, str]:
 def _measure(
     store: DeltaStore, tryon: dict[str, Any], sources: dict[str, str], meter: PairedMeter
 ) -> list[MetricValue]:
-    if tryon["status"] != "ok" or not tryon["uri"]:
-        return meter.missing(f"there is no try-on video: {tryon['reason']}")
+    if reason := _unusable(tryon, sources):
+        return meter.missing(reason)
     if not tryon["paired"]:
         return meter.missing("unpaired: nobody has filmed this person in this garment, so there is no ground truth")
-    if tryon["video_id"] not in sources:
-        return meter.missing(f"the source video {tryon['video_id']} is no longer in the lake")
     result = store.blobs.local_path(tryon["uri"])
     truth = store.blobs.local_path(sources[tryon["video_id"]])
     return meter.compare(result, truth, tryon["start_frame"], tryon["num_frames"])

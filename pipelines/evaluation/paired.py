@@ -13,18 +13,20 @@ import torch
 from torch import nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from models.features.lpips import MIN_SIDE, Network
 from models.features.networks import NetworkMissing, NetworkName, NetworkSource, find_network
 from pipelines.evaluation.annotators.statistics import Ratio, estimate
 from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.settings import EvaluationSettings
-from pipelines.evaluation.values import UNREADABLE, MetricValue
+from pipelines.evaluation.values import UNREADABLE, MetricValue, level_note
 from pipelines.video import VideoError, VideoReader, written_size
 
 PAIRED_METRICS = ("ssim", "lpips")
-_VERSION = 2
+_VERSION = 3
 """Raise it when the values of frames change, so that kept ones do not count."""
 
-
+_LEAST_SIDE = 6
+"""Pixels from which on a side can be mirrored by half of SSIM's window."""
 _NO_VIDEO = "no video of the set has a ground truth that it could be compared with"
 
 
@@ -56,10 +58,11 @@ class PairedMeter:
         self._cache = cache if cache is not None and lpips is None else ArrayCache(None)
         self._source: NetworkSource | None = None
         self.missing_network: str | None = None
-        legacy = self.settings.mode == "legacy"
-        self.network = f"lpips-{'squeeze' if legacy else self.settings.lpips_network}"
+        kind: Network = "squeeze" if self.settings.mode == "legacy" else self.settings.lpips_network
+        self._least_side = MIN_SIDE[kind]
+        self.network = f"lpips-{kind}"
         if lpips is None:
-            name: NetworkName = "lpips_squeeze" if legacy else f"lpips_{self.settings.lpips_network}"  # type: ignore[assignment]
+            name: NetworkName = f"lpips_{kind}"  # type: ignore[assignment]
             try:
                 self._source = find_network(name, self.settings.networks)
                 self.network = self._source.label
@@ -78,8 +81,8 @@ class PairedMeter:
 
         Returns:
             The metrics in the order of `PAIRED_METRICS`; null with a reason where a video cannot be read, sizes or
-            lengths differ (in mode legacy the longer video is cut, as the published script does), or the network is
-            missing.
+            lengths differ (in mode legacy the longer video is cut, as the published script does), the network is
+            missing, or frames are too small for it.
         """
         try:
             return self._values(self._frames(result, truth, start, count))
@@ -104,6 +107,9 @@ class PairedMeter:
         values = [MetricValue("ssim", ssim, num_samples=count, mode=mode)]
         if self.missing_network is not None:
             return [*values, MetricValue("lpips", None, self.missing_network, mode=mode)]
+        if np.isnan(lpips):
+            reason = f"the frames are too small: this network needs {self._least_side} px on each side"
+            return [*values, MetricValue("lpips", None, reason, self.network, mode=mode)]
         return [*values, MetricValue("lpips", lpips, network=self.network, num_samples=count, mode=mode)]
 
     def _frames(self, result: Path, truth: Path, start: int, count: int | None) -> np.ndarray:
@@ -121,8 +127,11 @@ class PairedMeter:
         )
         kept = self._cache.get(key)
         if kept is None:
+            missing = self.missing_network
             kept = self._compare(result, truth, start, count)
-            self._cache.put(key, kept)
+            # Of a network that turned out not to load there are no values to keep under its name.
+            if missing == self.missing_network:
+                self._cache.put(key, kept)
         return kept
 
     def _compare(self, result: Path, truth: Path, start: int, count: int | None) -> np.ndarray:
@@ -131,6 +140,9 @@ class PairedMeter:
         stop = None if count is None else start + count
         with VideoReader(result) as ours, VideoReader(truth) as theirs:
             height, width = self._common_size(ours, theirs)
+            at = self.settings.width or width, self.settings.height or height
+            if min(at) < _LEAST_SIDE:
+                raise NotComparable(f"frames of {at[0]}x{at[1]} are too small to compare")
             pairs = itertools.zip_longest(ours.frames(), theirs.frames(start=start, stop=stop))
             for whole in _batched(pairs, self.settings.batch_frames):
                 batch = [(a, b) for a, b in whole if a is not None and b is not None]
@@ -148,7 +160,7 @@ class PairedMeter:
         return np.array([ssim, lpips], np.float64)
 
     def _distances(self, a: torch.Tensor, b: torch.Tensor) -> list[float]:
-        if self.missing_network is not None:
+        if self.missing_network is not None or min(a.shape[2:]) < self._least_side:
             return [float("nan")] * len(a)
         if self._lpips is None:
             assert self._source is not None
@@ -211,6 +223,10 @@ def mean_over_videos(
             continue
         mean = Ratio(np.array([m.value for m in found], float), np.ones(len(found)))
         of_all = estimate(mean, resamples=settings.resamples, level=settings.confidence)
+        notes = level_note(settings.confidence) if of_all.low is not None else []
+        if settings.height or settings.width:
+            size = [str(side or "own") for side in (settings.width, settings.height)]
+            notes = [f"frames were compared at {' x '.join(size)} pixels (width x height)", *notes]
         out.append(
             MetricValue(
                 name,
@@ -220,6 +236,7 @@ def mean_over_videos(
                 low=of_all.low,
                 high=of_all.high,
                 mode=settings.mode,
+                note="; ".join(notes) or None,
             )
         )
     return out

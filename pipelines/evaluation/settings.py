@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 from models.judges import JUDGES
 from models.judges.settings import KinematicJudgeSettings, LocalVlmJudgeSettings, VlmJudgeSettings
 
-METRICS_VERSION = "3"
+METRICS_VERSION = "4"
 ISR_VERSION = "3"
 LEADERBOARD_VERSION = "2"
 PROMOTION_VERSION = "2"
@@ -45,8 +45,8 @@ class LeaderboardSettings(BaseModel):
 
     ablation_results: list[str] = Field(
         default_factory=list,
-        description="Result files of `make ablation`, or folders of them, taken into table `ablations`; what is there "
-        "already stays",
+        description="Result files of `make ablation`, or folders of them, taken into table `ablations` in place of the "
+        "rows there of the same settings of the ablation; those of others stay",
     )
 
 

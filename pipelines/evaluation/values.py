@@ -41,6 +41,11 @@ class MetricValue:
     note: str | None = None
 
 
+def level_note(confidence: float) -> list[str]:
+    """What to know about an interval whose level is not the 95 % that readers expect; nothing where it is."""
+    return [] if confidence == 0.95 else [f"the interval is of {100 * confidence:g} %"]
+
+
 @dataclass
 class EvaluationReport:
     """What an evaluation measured.

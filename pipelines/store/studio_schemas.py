@@ -307,7 +307,10 @@ ABLATIONS = TableSpec(
             ),
             column("training_seconds", pa.float64(), "Training time of all seeds", nullable=False),
             *_measured("exact_isr", "Share of results that go more than halfway through the interaction, when asked"),
-            *_measured("false_interactions", "The same share of clips in which nothing is done and nothing asked for"),
+            *_measured(
+                "false_interactions",
+                "The same share of clips in which nothing is done and nothing asked for, dressed in what they wear",
+            ),
             *_measured(
                 "leaked_interactions",
                 "The same share when the source does it and nothing is asked for; null in rows of before there was it",

@@ -83,6 +83,15 @@ def test_scores_of_a_checkpoint_have_mode_network_samples_and_intervals(lake: De
     assert "ISR 0.50 (0.09 to 0.91) of 2 judged, 1 unanswered, judge kinematic [1]: kappa 0.70" in printed
 
 
+def test_where_no_video_can_be_read_the_command_fails(tmp_path: Path) -> None:
+    write(tmp_path / "g" / "a.mp4")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.mp4").write_bytes(b"no video")
+    done = run(tmp_path, "--json", str(tmp_path / "metrics.json"))
+    assert done.exit_code == 1 and "nothing was measured: 1 videos cannot be read" in done.output
+    assert json.loads((tmp_path / "metrics.json").read_text())["num_left_out"] == 1
+
+
 def test_folders_with_nothing_in_common(tmp_path: Path) -> None:
     write(tmp_path / "p" / "a.mp4"), write(tmp_path / "g" / "b.mp4")
     done = run(tmp_path, "--mode", "legacy")

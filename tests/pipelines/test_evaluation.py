@@ -25,7 +25,7 @@ from models.judges import JUDGES
 from models.judges.base import Judge, JudgeRequest, Verdict
 from pipelines.arrays import encode_mask
 from pipelines.checkpoints.train import CheckpointMissing
-from pipelines.evaluation import distribution
+from pipelines.evaluation import distribution, paired
 from pipelines.evaluation.cache import ArrayCache
 from pipelines.evaluation.isr import judge_checkpoint, make_judge
 from pipelines.evaluation.metrics import NothingToEvaluate, evaluate_checkpoint, evaluate_folders
@@ -202,6 +202,36 @@ def test_without_its_network_lpips_is_null_and_ssim_is_not(tmp_path: Path) -> No
     assert again.compare(video, video)[0].value == ssim.value and cache.hits == 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (4, 40)])
+def test_frames_below_what_the_network_takes_have_no_lpips(
+    tmp_path: Path, lpips: LPIPS, monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    monkeypatch.setattr(paired, "find_network", lambda *a: NetworkSource("alex", "0" * 64, lambda device: lpips))
+    video = write_odd(tmp_path / "a.mkv", clip(3, height, width))
+    cache = ArrayCache(tmp_path / "cache")
+    for _ in range(2):
+        ssim, lpips = PairedMeter(EvaluationSettings(), cache=cache).compare(video, video)
+        assert lpips.value is None and "too small" in lpips.reason
+        assert ssim.value == (pytest.approx(1, abs=1e-6) if height > 5 else None)
+
+
+def test_a_network_that_does_not_load_once_leaves_nothing_behind(
+    tmp_path: Path, lpips: LPIPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(device: str) -> LPIPS:
+        if broken:
+            raise NetworkMissing("out of memory")
+        return lpips
+
+    monkeypatch.setattr(paired, "find_network", lambda *a: NetworkSource("alex", "0" * 64, load))
+    video, cache = write(tmp_path / "a.mp4", clip(3)), ArrayCache(tmp_path / "cache")
+    broken = True
+    ssim, distance = PairedMeter(cache=cache).compare(video, video)
+    assert ssim.value == pytest.approx(1, abs=1e-6) and distance.reason == "out of memory"
+    broken = False
+    assert PairedMeter(cache=cache).compare(video, video)[1].value == pytest.approx(0, abs=1e-7)
+
+
 def test_the_mean_has_an_interval_over_videos() -> None:
     values = np.linspace(0.5, 0.9, 20)
     videos = [[MetricValue("ssim", v), MetricValue("lpips", None, "broken")] for v in values]
@@ -211,6 +241,14 @@ def test_the_mean_has_an_interval_over_videos() -> None:
     assert (ssim.low, ssim.high) == (pytest.approx(0.7 - half, abs=0.01), pytest.approx(0.7 + half, abs=0.01))
     assert lpips.value is None and lpips.reason == "no network"
     assert mean_over_videos(videos[:1], EvaluationSettings())[0].low is None
+
+
+def test_another_level_and_another_size_are_told_beside_the_value() -> None:
+    videos = [[MetricValue("ssim", v), MetricValue("lpips", v)] for v in (0.5, 0.6, 0.8, 0.9)]
+    assert {m.note for m in mean_over_videos(videos, EvaluationSettings())} == {None}
+    (note,) = {m.note for m in mean_over_videos(videos, EvaluationSettings(height=64, confidence=0.9))}
+    assert note == "frames were compared at own x 64 pixels (width x height); the interval is of 90 %"
+    assert mean_over_videos(videos[:1], EvaluationSettings(confidence=0.9))[0].note is None
 
 
 def test_folders_pair_by_name(tmp_path: Path, meter: PairedMeter) -> None:
@@ -310,7 +348,8 @@ def tryon_lake(lake: DeltaStore, tmp_path: Path) -> DeltaStore:
 
 def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: PairedMeter) -> None:
     evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("run"), meter=meter)
-    evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("again"), meter=meter)
+    report = evaluate_checkpoint(tryon_lake, checkpoint_id="c", commit=Commit("again"), meter=meter)
+    assert report.left_out == {"failed": "there is no try-on video: no person"}
     rows = {(r["tryon_id"], r["metric"]): r for r in tryon_lake.read(VIDEO_METRICS).to_pylist()}
     assert len(rows) == 3 * 2 + 2 + 2 * 4 == tryon_lake.read(VIDEO_METRICS).num_rows
     assert rows["paired", "ssim"]["value"] > 0.94
@@ -325,6 +364,17 @@ def test_checkpoint_metrics_reach_the_table(tryon_lake: DeltaStore, meter: Paire
         evaluate_checkpoint(tryon_lake, checkpoint_id="other", meter=meter)
     with pytest.raises(CheckpointMissing):
         evaluate_checkpoint(tryon_lake, meter=meter)
+
+
+def test_what_is_in_no_number_is_named_whether_paired_or_not(tryon_lake: DeltaStore, meter: PairedMeter) -> None:
+    tryons = tryon_lake.read(TRYON_VIDEOS).to_pylist()
+    put(tryon_lake, TRYON_VIDEOS, [t | {"paired": False} if t["tryon_id"] == "failed" else t for t in tryons])
+    report = evaluate_checkpoint(tryon_lake, checkpoint_id="c", meter=meter)
+    assert report.left_out == {"failed": "there is no try-on video: no person"}
+    tryon_lake.replace(VIDEOS, VIDEOS.schema.empty_table(), {"batch": "b"}, Commit())
+    report = evaluate_checkpoint(tryon_lake, checkpoint_id="c", meter=meter)
+    lost = "the source video v is no longer in the lake"
+    assert report.left_out == {"failed": "there is no try-on video: no person", "paired": lost, "unpaired": lost}
 
 
 def test_both_modes_stand_side_by_side_in_the_table(tryon_lake: DeltaStore, meter: PairedMeter, lpips: LPIPS) -> None:

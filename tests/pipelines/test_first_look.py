@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.cache import ArrayCache
+from pipelines.evaluation.cache import ArrayCache, content_digest
 from pipelines.evaluation.first_look import decode_whole, harmful_videos
 from pipelines.evaluation.metrics import evaluate_folders
 from pipelines.evaluation.settings import EvaluationSettings
@@ -55,6 +55,22 @@ def test_a_harmless_video_is_looked_at_once(tmp_path: Path, rough_decoder: None)
     seen: list[str] = []
     assert harmful_videos([known, bad], LIMITS, cache, seen.append).keys() == {bad}
     assert seen == ["crash.mp4"], "and a harmful one every time"
+
+
+def test_a_file_that_cannot_be_read_is_left_to_those_who_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, locked = write_video(tmp_path / "a.mp4", 6), write_video(tmp_path / "locked.mp4", 6)
+
+    def digest(path: Path) -> str:
+        if path == locked:
+            raise PermissionError("not yours")
+        return content_digest(path)
+
+    monkeypatch.setattr("pipelines.evaluation.first_look.content_digest", digest)
+    seen: list[str] = []
+    assert harmful_videos([good, locked], LIMITS, ArrayCache(tmp_path / "cache"), seen.append) == {}
+    assert seen == ["a.mp4"]
 
 
 def test_frames_of_a_whole_video_are_decoded(tmp_path: Path) -> None:

@@ -163,6 +163,22 @@ def test_every_rate_has_the_kappa_of_its_judge_on_that_action(page, lake, tmp_pa
     again = Page(write_report(lake, "mine", tmp_path / "validated").page.read_text())
     kappas = {r[0]: r[-1].strip() for r in again.tables["rates"][1:]}
     assert kappas == {"overall": "0.71", "adjust_hem": "0.31", "operate_zipper": "–"}
+    assert "(Cohen's kappa): 0.71." in " ".join(again.text.split()) and "never validated" not in again.text
+
+
+def test_a_kappa_whose_report_is_gone_is_the_one_that_was_known(page, lake, tmp_path):
+    rows = lake.read(ISR_SCORES, where={"checkpoint_id": "mine"}).to_pylist()
+    put(lake, ISR_SCORES, [r | {"judge_kappa": 0.44} for r in rows])
+    again = Page(write_report(lake, "mine", tmp_path / "gone").page.read_text())
+    assert "(Cohen's kappa): 0.44." in " ".join(again.text.split())
+    assert {r[0]: r[-1].strip() for r in again.tables["rates"][1:]}["overall"] == "0.44"
+
+
+def test_verdicts_on_videos_that_were_replaced_are_no_rate(page, lake, tmp_path):
+    tryons = lake.read(TRYON_VIDEOS, where={"checkpoint_id": "mine"}).to_pylist()
+    put(lake, TRYON_VIDEOS, [t for t in tryons if t["tryon_id"] != "undone"])
+    again = Page(write_report(lake, "mine", tmp_path / "replaced").page.read_text())
+    assert "No interaction was judged" in again.text and "rates" not in again.tables and "metrics" not in again.tables
 
 
 def test_every_number_has_mode_network_samples_and_interval(page, lake, tmp_path):

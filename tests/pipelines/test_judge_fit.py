@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from models.contact.network import CLASSES
 from models.judges.measures.cells import CHANNELS, COVER, OWN, PAIR
 from models.judges.measures.network import NOTHING
 from models.judges.measures.windows import BEFORE_S, MOMENTS, NUMBERS, SUMMARY
+from pipelines.evaluation.judges import fit
 from pipelines.evaluation.judges.cases import DONE, PANTOMIME, UNDONE, WRONG_ACTION, WRONG_TIME, JudgeCase
 from pipelines.evaluation.judges.fit import ScoredCase, best_threshold, folds
 from pipelines.evaluation.judges.samples import LOOKS, SeenClip, load_clip, save_clip
+from pipelines.store import Commit, DeltaStore
+from pipelines.store.schemas import STAGE_STATUS
+from tests.pipelines.annotator_scene import BATCH
+from tests.pipelines.judge_scene import fill_cases
 
 SPAN, FREE = (6, 18), (0, 6)
 SHAPES = ((12, 12), (6, 12))
@@ -118,3 +125,24 @@ def test_the_score_that_counts_as_done_lies_between_those_of_both_truths() -> No
     assert best_threshold(scored, 4) == pytest.approx(0.51, abs=0.011)
     assert scored[2].answer(0.41).success is False and scored[2].answer(0.4).success is True
     assert ScoredCase(0, "nano", case(DONE), None).answer(0.5).success is None
+
+
+def test_a_clip_is_seen_again_where_its_annotations_changed(
+    lake: DeltaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_cases(lake, tmp_path)
+    seen: list[str] = []
+
+    def see(store: DeltaStore, video: dict[str, Any], cases: list[JudgeCase], *_: object) -> SeenClip:
+        seen.append(video["video_id"])
+        return clip(*cases)
+
+    monkeypatch.setattr(fit, "see_clip", see)
+    first = fit.see_batch(lake, BATCH, tmp_path / "seen")
+    assert fit.see_batch(lake, BATCH, tmp_path / "seen") == first and len(seen) == len(first) > 0
+    rows = lake.read(STAGE_STATUS, where={"batch": BATCH, "stage": "hands"}).to_pylist()
+    rows = [r | {"fingerprint": "another"} if r["video_id"] == seen[0] else r for r in rows]
+    where = {"batch": BATCH, "stage": "hands"}
+    lake.replace(STAGE_STATUS, pa.Table.from_pylist(rows, STAGE_STATUS.schema), where, Commit())
+    again = fit.see_batch(lake, BATCH, tmp_path / "seen")
+    assert again[0] != first[0] and again[1:] == first[1:] and seen[len(first) :] == [seen[0]]

@@ -248,10 +248,27 @@ def test_metrics_come_from_all_clips_and_a_second_run_computes_none(tmp_path: Pa
     assert values["vfid_i3d_paired"].network.startswith("colours 0000")
     assert "lack rank" in values["fvd_i3d_paired"].note
     assert "resnext-101.pth" in values["vfid_resnext_paired"].reason and values["vfid_resnext_paired"].value is None
-    again = DistributionMeter(settings.model_copy(update={"resamples": 10}), ArrayCache(tmp_path / "cache"))
+    assert "the interval is of" not in values["fvd_i3d_paired"].note
+    other = settings.model_copy(update={"resamples": 10, "confidence": 0.9})
+    again = DistributionMeter(other, ArrayCache(tmp_path / "cache"))
     repeated = {m.metric: m for m in again.measure(ours, theirs, "paired")}
     assert colours.seen == 2 * (9 + 5)
     assert repeated["vfid_i3d_paired"].value == values["vfid_i3d_paired"].value
+    assert repeated["fvd_i3d_paired"].note.endswith("; the interval is of 90 %")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_a_file_that_does_not_load_costs_the_metrics_of_its_network_alone(
+    tmp_path: Path, colours: type[_Colours], content: bytes
+) -> None:
+    (tmp_path / "resnext-101.pth").write_bytes(content)
+    ours, theirs = parts(tmp_path / "ours", [32, 40], 0), parts(tmp_path / "theirs", [32, 40], 10)
+    meter = DistributionMeter(EvaluationSettings(resamples=0, networks=str(tmp_path)))
+    values = {m.metric: m for m in meter.measure(ours, theirs, "paired")}
+    assert values["vfid_i3d_paired"].value is not None and values["fvd_i3d_paired"].value is not None
+    lost = values["vfid_resnext_paired"]
+    assert lost.value is None and "resnext-101.pth does not load" in lost.reason and "weights_only" not in lost.reason
+    assert "vit_g" in values["fvd_videomae_paired"].reason and not meter.left_out
 
 
 def test_a_video_with_other_content_or_frames_is_computed_again(tmp_path: Path, colours: type[_Colours]) -> None:

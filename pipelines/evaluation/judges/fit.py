@@ -32,10 +32,11 @@ from models.judges.measures.train import JudgeTrainingSettings, train
 from models.judges.settings import KinematicJudgeSettings
 from pipelines.captions.contact import ContactReader
 from pipelines.evaluation.judges.agreement import Answer, figures
-from pipelines.evaluation.judges.cases import JudgeCase, NothingToJudge, read_cases
+from pipelines.evaluation.judges.cases import STAGES, JudgeCase, NothingToJudge, read_cases
 from pipelines.evaluation.judges.samples import LOOKS, SeenClip, load_clip, save_clip, see_clip
 from pipelines.stage import digest
 from pipelines.store import DeltaStore
+from pipelines.store.schemas import STAGE_STATUS
 
 SEEN_VERSION = "2"
 """Raise it when the same clips are seen differently."""
@@ -59,7 +60,7 @@ class ScoredCase:
 def see_batch(
     store: DeltaStore, batch: str, folder: Path, on_clip: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Path]:
-    """Files of all clips of a batch that can be judged; those that are there are not made again.
+    """Files of all clips of a batch that can be judged; those that are there of the same annotations stay as they are.
 
     Args:
         store: The lake.
@@ -71,13 +72,18 @@ def see_batch(
         NothingToJudge: The batch yields no cases.
     """
     found = read_cases(store, batch)
+    of_batch = {"batch": batch, "stage": STAGES, "status": "ok"}
+    annotated: dict[str, dict[str, str]] = {}
+    for row in store.read(STAGE_STATUS, ["stage", "video_id", "fingerprint"], of_batch).to_pylist():
+        annotated.setdefault(row["video_id"], {})[row["stage"]] = row["fingerprint"]
     height = KinematicJudgeSettings().work_height
     folder.mkdir(parents=True, exist_ok=True)
     reader = ContactReader()
     out = []
     for done, (video, cases) in enumerate(found):
         on_clip(done, len(found))
-        what = [SEEN_VERSION, height, contact_digest(), video["sha256"], [asdict(c) for c in cases]]
+        stages = annotated[video["video_id"]]
+        what = [SEEN_VERSION, height, contact_digest(), video["sha256"], stages, [asdict(c) for c in cases]]
         path = folder / f"{digest(what)[:32]}.npz"
         if not path.exists():
             save_clip(see_clip(store, video, cases, reader, height), path)
