@@ -292,26 +292,20 @@ def ui(
     config: Annotated[Path | None, typer.Option(help="YAML as for `materialize`: the defaults of all runs")] = None,
 ) -> None:
     """Open the Dagster UI and daemon on this machine (loopback only)."""
-    from dagster_project.instance import dagster_home
+    from dagster_project.instance import dagster_home, workspace
     from dagster_project.page import HOST
     from dagster_project.settings_file import CONFIG_ENV
-    from pipelines.store.delta import LAKE_ENV, lake_root
 
     if config is not None:
         read_settings(config)
-        os.environ[CONFIG_ENV] = str(config.resolve())
+        os.environ[CONFIG_ENV] = str(config)
     home = dagster_home()
-    # The servers run in another folder: the lake stays the one that it is here.
-    os.environ[LAKE_ENV] = lake_root()
     # A tick reads tables: on a busy machine, or a lake that is far away, Dagster's 60 seconds are not enough.
     os.environ.setdefault("DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", "300")
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
-    workspace = Path(__file__).parent.parent / "workspace.yaml"
-    # Dagster warns of a dagster.yaml where it starts, unless that is the one it uses.
-    os.chdir(home)
     # That `dagster dev` has a successor, another package, is nothing a user has to act on.
     python = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
-    os.execv(sys.executable, [*python, "-m", "dagster", "dev", "-w", str(workspace), "-h", HOST, "-p", str(port)])
+    os.execv(sys.executable, [*python, "-m", "dagster", "dev", "-w", str(workspace()), "-h", HOST, "-p", str(port)])
 
 
 def _print_videos(batch: str) -> None:

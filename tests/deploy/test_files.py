@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from dagster._config import validate_config
 
+from dagster_project import instance
 from tests.conftest import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -124,6 +126,16 @@ def _parse(command: list[str]) -> None:
         assert found is not None, f"{command}: there is no {arguments[0]}"
         program, arguments = found, arguments[1:]
     program.make_context(command[0], arguments)
+
+
+def test_a_wheel_has_what_dagster_reads():
+    """Of what is beside the packages, only what is named gets into it."""
+    wheel = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    package = Path(instance.__file__).parent
+    assert package.name in wheel["packages"]
+    assert instance.CONFIGURATION.parent == package and instance.CONFIGURATION.is_file()
+    assert wheel["force-include"][instance.WORKSPACE] == f"{package.name}/{instance.WORKSPACE}"
+    assert yaml.safe_load(instance.workspace().read_text())["load_from"]
 
 
 def test_services_wait_for_what_they_need_and_say_how_they_are(compose):
@@ -291,7 +303,7 @@ def test_rays_launcher_is_configured_as_it_wants(ray):
 
 
 def test_both_instances_keep_the_same_limits_as_a_single_machine(values):
-    here = yaml.safe_load(Path(REPOSITORY / "dagster.yaml").read_text())
+    here = yaml.safe_load(Path(REPOSITORY / "dagster_project" / "dagster.yaml").read_text())
     compose = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
     assert compose["concurrency"]["pools"] == here["concurrency"]["pools"]
     assert compose["run_retries"] == here["run_retries"] == values["additionalInstanceConfig"]["run_retries"]
