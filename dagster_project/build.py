@@ -26,7 +26,7 @@ from dagster_project.maintenance import maintenance, maintenance_schedule
 from dagster_project.resources import LakeResource, settings_resource
 from dagster_project.retraining import retraining_schedule, retraining_sensor
 from dagster_project.sensors import landing_zone
-from dagster_project.settings_file import configured
+from dagster_project.settings_file import build_settings, configured
 from pipelines.checkpoints.settings import TrainingSettings
 from pipelines.evaluation.judges.settings import JudgeReportSettings
 from pipelines.evaluation.settings import EvaluationSettings, IsrSettings, LeaderboardSettings
@@ -61,8 +61,12 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
 
     Args:
         overrides: Resource key -> resource that replaces the default one.
+
+    Raises:
+        dagster_project.settings_file.SettingsError: The file that `ITRYON_CONFIG` names cannot be used.
     """
     values = configured([*SETTINGS, "pipes"])
+    settings = build_settings(values, SETTINGS)
     resources: dict[str, Any] = {
         "lake": LakeResource.configure_at_launch(),
         "pipes": TrainerLauncher.configure_at_launch(**values.get("pipes", {})),
@@ -85,8 +89,8 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
         asset_checks=alert_checks,
         sensors=[landing_zone, retraining_sensor, failed_batches],
         schedules=[
-            retraining_schedule(RetrainingSettings.model_validate(values.get("retraining", {})).cron),
-            maintenance_schedule(RetentionSettings.model_validate(values.get("retention", {})).cron),
+            retraining_schedule(settings["retraining"].cron),
+            maintenance_schedule(settings["retention"].cron),
         ],
         resources={**resources, **(overrides or {})},
     )

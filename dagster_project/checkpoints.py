@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
+from dagster_project.settings_file import build_settings, read_settings
+from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized
 from pipelines.store import DeltaStore
 
 app = typer.Typer()
@@ -99,10 +100,11 @@ def retrain(config: ConfigOption = None, verbose: VerboseOption = False) -> None
     from pipelines.training_sets.due import NotDue, retraining_due
     from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
 
-    asked = read_config(config)
-    settings = RetrainingSettings.model_validate(asked.get("retraining", {})).model_copy(update={"min_new_clips": 1})
+    asked = read_settings(config)
+    read = build_settings(asked, {"retraining": RetrainingSettings, "training_set": TrainingSetSettings})
+    settings = read["retraining"].model_copy(update={"min_new_clips": 1})
     try:
-        due = retraining_due(_store(), settings, TrainingSetSettings.model_validate(asked.get("training_set", {})))
+        due = retraining_due(_store(), settings, read["training_set"])
     except NotDue as e:
         raise fail(str(e)) from e
     mine: dict[str, dict[str, Any]] = run_resources(due, settings)

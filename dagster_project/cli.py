@@ -10,18 +10,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from dagster_project import checkpoints, evaluation, machine, tidying
-from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, materialized, read_config
-
-if TYPE_CHECKING:
-    pass
+from dagster_project.settings_file import read_settings
+from dagster_project.terminal import Commands, ConfigOption, VerboseOption, console, fail, materialized
 
 app = typer.Typer(
+    cls=Commands,
     help="Interactive video virtual try-on: data and model pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,7 +79,9 @@ def materialize(
     """Run assets of one batch through Dagster; what is up to date is not done again."""
     from dagster_project.reports import selected
 
-    resources = read_config(config)
+    if to is not None and only is not None:
+        raise fail("name either --to or --only")
+    resources = read_settings(config)
     try:
         asset = only or to
         assets = selected(asset, upstream=not only) if asset else None
@@ -190,7 +191,7 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Pin a training set from all clips and train a checkpoint on it, through Dagster."""
-    materialized("model", None, ["training_set", "itryon_checkpoint"], read_config(config), verbose)
+    materialized("model", None, ["training_set", "itryon_checkpoint"], read_settings(config), verbose)
 
 
 @app.command()
@@ -220,7 +221,7 @@ def tryon(
     verbose: VerboseOption = False,
 ) -> None:
     """Dress the person of one video, or those of the annotated videos of the lake through Dagster."""
-    resources = read_config(config)
+    resources = read_settings(config)
     if video is None and garment is None and out is None:
         of_a_file = {"--category": category, "--span": span, "--prompt": prompt, "--checkpoint": checkpoint}
         if given := [name for name, value in of_a_file.items() if value]:
@@ -266,7 +267,7 @@ def page(
 
     try:
         gradio()
-        settings, annotation = file_settings(read_config(config))
+        settings, annotation = file_settings(read_settings(config))
         serve(load_checkpoint(checkpoint, settings, console), settings, annotation, port)
     except (PageUnavailable, OSError, ValueError, LookupError) as e:
         raise fail(str(e)) from e
@@ -291,26 +292,20 @@ def ui(
     config: Annotated[Path | None, typer.Option(help="YAML as for `materialize`: the defaults of all runs")] = None,
 ) -> None:
     """Open the Dagster UI and daemon on this machine (loopback only)."""
-    from dagster_project.instance import dagster_home
+    from dagster_project.instance import dagster_home, workspace
     from dagster_project.page import HOST
     from dagster_project.settings_file import CONFIG_ENV
-    from pipelines.store.delta import LAKE_ENV, lake_root
 
     if config is not None:
-        read_config(config)
-        os.environ[CONFIG_ENV] = str(config.resolve())
+        read_settings(config)
+        os.environ[CONFIG_ENV] = str(config)
     home = dagster_home()
-    # The servers run in another folder: the lake stays the one that it is here.
-    os.environ[LAKE_ENV] = lake_root()
     # A tick reads tables: on a busy machine, or a lake that is far away, Dagster's 60 seconds are not enough.
     os.environ.setdefault("DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", "300")
     console.print(f"http://127.0.0.1:{port}   (DAGSTER_HOME={home})", highlight=False)
-    workspace = Path(__file__).parent.parent / "workspace.yaml"
-    # Dagster warns of a dagster.yaml where it starts, unless that is the one it uses.
-    os.chdir(home)
     # That `dagster dev` has a successor, another package, is nothing a user has to act on.
     python = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
-    os.execv(sys.executable, [*python, "-m", "dagster", "dev", "-w", str(workspace), "-h", HOST, "-p", str(port)])
+    os.execv(sys.executable, [*python, "-m", "dagster", "dev", "-w", str(workspace()), "-h", HOST, "-p", str(port)])
 
 
 def _print_videos(batch: str) -> None:

@@ -87,11 +87,12 @@ def prepare(batch: str, console: Console) -> dict[str, dict[str, Any]]:
 def print_results(batch: str, console: Console) -> None:
     """Where everything is and how to look at it."""
     store = DeltaStore()
-    table = Table("table", "rows of this run", "version", "what a row is", title="What was made")
+    table = Table("table", "rows", "of", "version", "what a row is", title="What was made")
     for name, spec in TABLES.items():
         where = {"batch": batch} if "batch" in spec.partition_by else None
         rows = store.read(spec, [spec.schema.names[0]], where).num_rows
-        table.add_row(name, str(rows), str(store.version(spec)), spec.description)
+        # Checkpoints, their videos and scores belong to no batch: those of earlier runs are counted too.
+        table.add_row(name, str(rows), "the batch" if where else "the lake", str(store.version(spec)), spec.description)
     console.print(table)
     for row in store.read(TRYON_VIDEOS).sort_by([("created_at", "descending")]).slice(0, 4).to_pylist():
         if row["status"] == "ok":

@@ -26,10 +26,17 @@ _MARK = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "error": "[red]err
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `error` stops the default pipeline, `note` is about something optional."""
+    """One thing looked at. `error` stops the default pipeline, `note` is about something optional.
+
+    Attributes:
+        level: How bad it is.
+        text: What was found.
+        remedy: The command that gets what the default pipeline lacks.
+    """
 
     level: Level
     text: str
+    remedy: str | None = None
 
 
 def examine() -> list[Finding]:
@@ -38,12 +45,13 @@ def examine() -> list[Finding]:
 
 
 def print_findings(findings: list[Finding], console: Console, brief: bool = False) -> None:
-    """One line a finding; with `brief` only what is not ok."""
+    """One line a finding; with `brief` errors alone, and what is left to do before all is ready."""
     for f in findings:
         if not brief or f.level == "error":
             console.print(_MARK[f.level], f.text, highlight=False)
     if brief and not any(f.level == "error" for f in findings):
-        console.print("ready; `itryon doctor` shows details", highlight=False)
+        remedies = " and ".join(sorted({f"`{f.remedy}`" for f in findings if f.remedy}))
+        console.print(f"ready{remedies and f' after {remedies}'}; `itryon doctor` shows details", highlight=False)
 
 
 def _packages() -> Iterator[Finding]:
@@ -68,7 +76,7 @@ def _weights() -> Iterator[Finding]:
     if not problems:
         yield Finding("ok", f"weights of the default backends in {weights.cache_root()}")
     for p in problems:
-        yield Finding("note", f"{p}; `itryon weights` gets it")
+        yield Finding("note", f"{p}; `itryon weights` gets it", remedy="itryon weights")
 
 
 def _machine() -> Iterator[Finding]:

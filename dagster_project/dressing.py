@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pipelines.ingest.manifest import readable
+from dagster_project.settings_file import SettingsError, build_settings
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import WorkerSettings
@@ -42,10 +42,10 @@ def file_settings(values: Mapping[str, Mapping[str, Any]]) -> tuple[TryOnSetting
     """Settings of a file for `--config` that matter to a video dressed by itself.
 
     Args:
-        values: Resource name -> settings, from `terminal.read_config`.
+        values: Resource name -> settings, from `settings_file.read_settings`.
 
     Raises:
-        ValueError: A name or a field is unknown or has no part in this, or a value is out of range.
+        SettingsError: A name or a field is unknown or has no part in this, or a value is out of range.
     """
     from pipelines.tryon.annotate import AnnotationSettings
 
@@ -55,16 +55,9 @@ def file_settings(values: Mapping[str, Mapping[str, Any]]) -> tuple[TryOnSetting
         "workers": WorkerSettings,
         **{name: STAGES[name].settings for name in NEEDED},
     }
-    if unknown := sorted(values.keys() - models.keys()):
-        raise ValueError(f"--config: {', '.join(unknown)} has no part in dressing a file; {', '.join(models)} have")
-    read: dict[str, Any] = {}
-    for name, model in models.items():
-        try:
-            read[name] = model.model_validate(dict(values.get(name, {})), extra="forbid")
-        except ValidationError as e:
-            raise ValueError(f"--config, {name}: {readable(e)}") from e
+    read = build_settings(values, models, "dressing a file")
     if chosen := [name for name in _OF_A_LAKE if name in read["tryon"].model_fields_set]:
-        raise ValueError(f"--config, tryon: {', '.join(chosen)} chooses among the lake's videos; here is one file")
+        raise SettingsError(f"settings tryon: {', '.join(chosen)} chooses among the lake's videos; here is one file")
     return read["tryon"], AnnotationSettings(read["ingest"], read["workers"], {name: read[name] for name in NEEDED})
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dagster_project.terminal import ConfigOption, VerboseOption, console, errors, fail, materialized, read_config
+from dagster_project.settings_file import build_settings, read_settings
+from dagster_project.terminal import ConfigOption, VerboseOption, console, errors, fail, materialized
 
 app = typer.Typer()
 
@@ -29,9 +30,11 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Score the newest try-on videos through Dagster: metrics and interaction success rate; or two folders."""
-    if context.invoked_subcommand is not None:
+    if (command := context.invoked_subcommand) is not None:
+        if given := [p.opts[0] for p in context.command.params if _given(context, p.name)]:
+            raise fail(f"{', '.join(given)}: before `{command}` it has no effect; name options of `{command}` after it")
         return
-    resources = read_config(config)
+    resources = read_settings(config)
     chosen = {"mode": mode, "networks": None if networks is None else str(networks)}
     values = resources.get("evaluation", {}) | {k: v for k, v in chosen.items() if v is not None}
     if pred is None and gt is None:
@@ -51,15 +54,25 @@ def evaluate(
     if pred is None or gt is None:
         raise fail("name both folders: --pred and --gt")
     from dagster_project.scoring import score_folders
+    from pipelines.evaluation.settings import EvaluationSettings
     from pipelines.evaluation.values import UNREADABLE
+    from pipelines.ingest.settings import IngestSettings
 
+    models = {"evaluation": EvaluationSettings, "ingest": IngestSettings}
+    read = build_settings(resources | {"evaluation": values}, models, "comparing folders")
     try:
-        report = score_folders(pred, gt, values, resources.get("ingest", {}), setting, as_json, console)
+        report = score_folders(pred, gt, read["evaluation"], read["ingest"], setting, as_json, console)
     except (LookupError, OSError, ValueError) as e:
         raise fail(str(e)) from e
     unreadable = sum(reason.startswith(UNREADABLE) for reason in report.left_out.values())
     if unreadable and all(m.value is None for m in report.whole):
         raise fail(f"nothing was measured: {unreadable} videos cannot be read, see above")
+
+
+def _given(context: typer.Context, parameter: str | None) -> bool:
+    """Whether an option was named on the command line."""
+    source = context.get_parameter_source(parameter) if parameter else None
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command()
@@ -98,7 +111,7 @@ def judge(
     from pipelines.store import DeltaStore
 
     out = errors if as_json else console
-    result = materialized("judge", batch, ["judge_report"], read_config(config), verbose, out)
+    result = materialized("judge", batch, ["judge_report"], read_settings(config), verbose, out)
     judge_digest = metadata_of(result, "judge_report", "judge_digest")
     if as_json:
         typer.echo(judge_report_json(DeltaStore(), batch, judge_digest))

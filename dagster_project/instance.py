@@ -19,7 +19,16 @@ from filelock import FileLock, Timeout
 from assets.partitions import BATCHES
 from pipelines.store.delta import lake_root
 
-_CONFIG = Path(__file__).parent.parent / "dagster.yaml"
+CONFIGURATION = Path(__file__).parent / "dagster.yaml"
+"""What the instance of a lake starts with."""
+WORKSPACE = "workspace.yaml"
+"""Where Dagster finds the code location: beside the packages of a checkout, among the files of an installed package."""
+
+
+def workspace() -> Path:
+    """The file that names the code location."""
+    packaged = Path(__file__).parent / WORKSPACE
+    return packaged if packaged.is_file() else packaged.parent.parent / WORKSPACE
 
 
 def dagster_home() -> Path:
@@ -34,7 +43,7 @@ def dagster_home() -> Path:
     if not (home / "dagster.yaml").exists():
         # Whole or not there: another process may be about to read it.
         partial = home / f".dagster.yaml.{os.getpid()}"
-        shutil.copyfile(_CONFIG, partial)
+        shutil.copyfile(CONFIGURATION, partial)
         partial.replace(home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     return home

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
@@ -58,8 +59,10 @@ class TrainerLauncher(dg.ConfigurableResource):
             Exception: The client's own, where the trainer failed.
         """
         if self.backend == "process":
+            # A launcher such as `accelerate` lies beside this Python, also where no virtual environment is activated.
+            search = [str(Path(sys.executable).parent), self.env.get("PATH", os.environ.get("PATH", os.defpath))]
             # It ends when this process is killed.
-            env = {**self.env, PARENT_ENV: str(os.getpid())}
+            env = {**self.env, "PATH": os.pathsep.join(search), PARENT_ENV: str(os.getpid())}
             return self._process().run(context=context, command=list(command), env=env, extras=dict(extras))
         if "://" in extras["lake"]:
             raise dg.Failure(

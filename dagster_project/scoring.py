@@ -7,14 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pipelines.evaluation.settings import EvaluationSettings
-from pipelines.ingest.manifest import readable
 from pipelines.ingest.settings import IngestSettings
 
 if TYPE_CHECKING:
@@ -28,8 +26,8 @@ _MOST_ROWS = 40
 def score_folders(
     pred: Path,
     gt: Path,
-    values: dict[str, Any],
-    limits: dict[str, Any],
+    settings: EvaluationSettings,
+    limits: IngestSettings,
     setting: str,
     out: Path | None,
     console: Console,
@@ -39,22 +37,18 @@ def score_folders(
     Args:
         pred: Folder of try-on videos.
         gt: Folder of real videos.
-        values: Fields of `EvaluationSettings`.
-        limits: Fields of `IngestSettings`; those that hold decoders count.
+        settings: What to measure.
+        limits: Time and memory of the processes that decode a video first.
         setting: paired, unpaired or auto.
         out: JSON file to write.
         console: Where tables go.
 
     Raises:
-        ValueError: A setting is unknown or out of range.
+        ValueError: The setting is none of these.
         pipelines.evaluation.metrics.NothingToEvaluate: There is nothing to compare, with what to do.
     """
     if setting not in ("auto", "paired", "unpaired"):
         raise ValueError(f"--setting is auto, paired or unpaired, not {setting}")
-    try:
-        settings, ingest = EvaluationSettings.model_validate(values), IngestSettings.model_validate(limits)
-    except ValidationError as e:
-        raise ValueError(readable(e)) from e
     from pipelines.evaluation.metrics import evaluate_folders
 
     if out is not None:
@@ -67,7 +61,7 @@ def score_folders(
             gt,
             settings,
             setting=cast(Literal["auto", "paired", "unpaired"], setting),
-            limits=ingest,
+            limits=limits,
             on_video=lambda name: bar.update(task, description=escape(name)),
         )
     if out is not None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
+
+from dagster_project.settings_file import SettingsError
+from models.weights import WeightsError
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -26,14 +30,17 @@ def fail(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def read_config(path: Path | None) -> dict[str, dict]:
-    """The settings of a file for `--config`, by resource; a wrong one ends the command."""
-    from dagster_project.settings_file import read_settings
+class Commands(TyperGroup):
+    """Commands that end with a message, not with a traceback, where files, the lake or settings are at fault."""
 
-    try:
-        return read_settings(path)
-    except ValueError as e:
-        raise fail(str(e)) from e
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # Who reads the output has enough of it.
+        except (OSError, WeightsError, SettingsError) as e:
+            raise fail(str(e)) from e
 
 
 def materialized(

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dagster_project.terminal import ConfigOption, VerboseOption, console, fail, read_config
+from dagster_project.settings_file import read_settings
+from dagster_project.terminal import ConfigOption, VerboseOption, console, fail
 
 app = typer.Typer()
 
@@ -23,7 +24,7 @@ def tidy(
 
     from dagster_project.instance import run_job
 
-    resources = read_config(config)
+    resources = read_settings(config)
     chosen = {"days": days, "dry_run": dry_run or None}
     retention = resources.get("retention", {}) | {k: v for k, v in chosen.items() if v is not None}
     try:

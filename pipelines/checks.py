@@ -16,6 +16,7 @@ from pipelines.registry import STAGES
 from pipelines.store import DeltaStore, TableSpec
 from pipelines.store.delta import stored_schema
 from pipelines.store.schemas import ISR_SCORES, STAGE_STATUS, VIDEOS
+from pipelines.tryon.private import is_private
 
 FAIR_KAPPA = 0.4
 """Below it, agreement counts as poor or slight (Landis and Koch call 0.41 to 0.60 moderate)."""
@@ -138,16 +139,23 @@ def check_videos(store: DeltaStore, batch: str, changed: bool = True) -> list[Ch
 def batches_without_clips(store: DeltaStore) -> dict[str, str]:
     """Batches that failed on their way to `clips` -> the stage in which every usable video of them failed, and why.
 
-    A batch whose stages were not run yet did not fail.
+    Where no file is usable, that stage is `videos`. A batch whose stages were not run yet did not fail, and a video
+    that `itryon tryon --video` dressed is not on its way to `clips`.
     """
     usable: dict[str, set[str]] = {}
-    for row in store.read(VIDEOS, ["batch", "video_id"], {"status": "ok"}).to_pylist():
-        usable.setdefault(row["batch"], set()).add(row["video_id"])
+    out: dict[str, str] = {}
+    for row in store.read(VIDEOS, ["batch", "video_id", "status", "reason"]).to_pylist():
+        if is_private(row["batch"]):
+            continue
+        if row["status"] == "ok":
+            usable.setdefault(row["batch"], set()).add(row["video_id"])
+        else:
+            out.setdefault(row["batch"], f"{VIDEOS.name}: {row['reason']}")
+    out = {batch: why for batch, why in out.items() if batch not in usable}
     of_stage: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in store.read(STAGE_STATUS, ["batch", "stage", "video_id", "status", "reason"]).to_pylist():
         if row["video_id"] in usable.get(row["batch"], ()):
             of_stage.setdefault((row["batch"], row["stage"]), []).append(row)
-    out: dict[str, str] = {}
     for batch in sorted(usable):
         for stage in STAGES:
             rows = of_stage.get((batch, stage))

@@ -87,7 +87,7 @@ def test_results_name_every_table_and_where_the_videos_are(store, said, console)
     demo.print_results("try", console)
     text = said.getvalue()
     (line,) = [x for x in text.splitlines() if x.startswith("│ videos ")]
-    assert [c.strip() for c in line.split("│")[1:4]] == ["videos", "2", str(store.version(VIDEOS))]
+    assert [c.strip() for c in line.split("│")[1:5]] == ["videos", "2", "the batch", str(store.version(VIDEOS))]
     assert f"try-on of a (paired): {store.blobs.local_path(uri)}" in text
     assert "try-on of b failed: no person was found" in text
     assert f"lake          {store.root}" in text and "http://127.0.0.1:3000" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -52,8 +53,17 @@ def test_a_process_ends_with_this_one_and_has_the_time_that_saving_takes(monkeyp
     monkeypatch.setattr(dg, "PipesSubprocessClient", Client)
     made, asked = launch(env={"A": "1"})
     assert made["forward_termination"] and made["termination_timeout_seconds"] >= 120
-    env = {"A": "1", PARENT_ENV: str(os.getpid())}
+    env = {"A": "1", "PATH": asked["env"]["PATH"], PARENT_ENV: str(os.getpid())}
     assert asked == {"context": "context", "command": COMMAND, "env": env, "extras": EXTRAS}
+
+
+@pytest.mark.parametrize("config", [{}, {"env": {"PATH": "/opt/tools"}}])
+def test_a_launcher_beside_this_python_is_found_where_nothing_is_activated(monkeypatch: pytest.MonkeyPatch, config):
+    monkeypatch.setattr(dg, "PipesSubprocessClient", Client)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    _, asked = launch(**config)
+    rest = config["env"]["PATH"] if config else "/usr/bin"
+    assert asked["env"]["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), rest]
 
 
 def test_a_pod_gets_its_own_python_and_no_parent():

@@ -25,6 +25,7 @@ from pipelines.evaluation.promotion import promote
 from pipelines.evaluation.settings import LeaderboardSettings
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import LEADERBOARD, STAGE_STATUS, VIDEOS
+from pipelines.tryon.private import private_batch
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
 from tests.pipelines.test_ablation_rows import write_result
 
@@ -118,8 +119,13 @@ def test_alerts_name_what_is_wrong(lake: DeltaStore):
         assert no_batch_left_behind(context).passed, "not annotated yet is no failure"
         status = {"batch": "b1", "video_id": "v", "stage": "pose", "status": "error", "reason": "nobody in it"}
         write_status(lake, status)
+        private = private_batch("0" * 64, ".mp4")
+        for batch, states in (("b2", ("ok", "error")), ("b3", ("error",)), (private, ("error",))):
+            rows = [video | {"batch": batch, "video_id": s, "status": s, "reason": "has no frames"} for s in states]
+            lake.replace(VIDEOS, pa.Table.from_pylist(rows, VIDEOS.schema), {"batch": batch}, Commit())
         result = no_batch_left_behind(context)
-        assert not result.passed and result.metadata["batches"].value == {"b1": "pose: nobody in it"}
+        named = {"b1": "pose: nobody in it", "b3": "videos: has no frames"}
+        assert not result.passed and result.metadata["batches"].value == named
         assert result.severity == dg.AssetCheckSeverity.WARN
 
         add_training_set(lake)

@@ -149,7 +149,7 @@ def test_runs_on_two_nodes_write_the_same_tables_without_loss(address, lake, tmp
 
     home = tmp_path / "home"
     home.mkdir()
-    configuration = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())
+    configuration = yaml.safe_load((REPOSITORY / "dagster_project" / "dagster.yaml").read_text())
     launcher = yaml.safe_load((REPOSITORY / "deploy" / "ray" / "dagster.yaml").read_text())["run_launcher"]
     monkeypatch.setenv("RAY_ADDRESS", address)
     launcher["config"]["ray"]["num_cpus"] = 1

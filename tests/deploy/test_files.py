@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ import pytest
 import yaml
 from dagster._config import validate_config
 
+from dagster_project import instance
+from dagster_project.build import SETTINGS
+from dagster_project.settings_file import build_settings, read_settings
 from tests.conftest import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -126,6 +130,45 @@ def _parse(command: list[str]) -> None:
     program.make_context(command[0], arguments)
 
 
+def test_a_wheel_has_what_dagster_reads():
+    """Of what is beside the packages, only what is named gets into it."""
+    wheel = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    package = Path(instance.__file__).parent
+    assert package.name in wheel["packages"]
+    assert instance.CONFIGURATION.parent == package and instance.CONFIGURATION.is_file()
+    assert wheel["force-include"][instance.WORKSPACE] == f"{package.name}/{instance.WORKSPACE}"
+    assert yaml.safe_load(instance.workspace().read_text())["load_from"]
+
+
+def test_the_image_holds_the_weights_where_no_volume_hides_them(compose, values):
+    """Pods of runs start with an empty cache, and no run fetches anything."""
+    last = _dockerfile().rsplit("\nFROM ", 1)[1]
+    folder = re.search(r"ITRYON_WEIGHTS=(\S+)", last)[1]
+    assert folder in re.search(r"install -d -o itryon -g itryon ((?:\\\n|.)+)", last)[1].split()
+    assert last.index("ITRYON_WEIGHTS=") < last.index("\nUSER itryon") < last.index("itryon weights\n")
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    mounts = [v.split(":")[1] for v in compose["services"]["code"]["volumes"]]
+    mounts += [m["mountPath"] for m in deployment["volumeMounts"]]
+    assert not [m for m in mounts if Path(folder).is_relative_to(m)]
+
+
+def test_settings_of_all_runs_reach_the_sensors(compose, values):
+    """Retraining is turned on by them, and only the environment carries them to a code location."""
+    code, timeout = compose["services"]["code"], "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"
+    (mounted,) = code["configs"]
+    assert mounted["target"] == code["environment"]["ITRYON_CONFIG"]
+    file = DEPLOY / compose["configs"][mounted["source"]]["file"]
+    assert "retraining" in build_settings(read_settings(file), SETTINGS, "a deployment")
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    given = {e["name"]: e.get("value") for e in deployment["env"]}
+    (folder,) = [m["mountPath"] for m in deployment["volumeMounts"] if m["name"] == "config"]
+    (config,) = [v["configMap"]["name"] for v in deployment["volumes"] if v["name"] == "config"]
+    assert given["ITRYON_CONFIG"] == f"{folder}/{file.name}"
+    assert f"configmap {config} --from-file=deploy/{file.name}" in (DEPLOY / "README.md").read_text()
+    daemons = (values["dagsterDaemon"]["env"], compose["services"]["daemon"]["environment"])
+    assert {env[timeout] for env in (given, code["environment"], *daemons)} == {"300"}
+
+
 def test_services_wait_for_what_they_need_and_say_how_they_are(compose):
     services = compose["services"]
     for name, service in services.items():
@@ -165,7 +208,7 @@ def test_the_image_is_built_from_files_that_exist_and_does_not_run_as_root(compo
     last = text.rsplit("\nFROM ", 1)[1]
     assert re.search(r"^USER itryon$", last, re.MULTILINE) and "USER root" not in last
     # The mounted folders belong to that user, or it could not write there.
-    made = re.search(r"install -d -o itryon -g itryon (.+)", last)
+    made = re.search(r"install -d -o itryon -g itryon ((?:\\\n|.)+)", last)
     assert made is not None
     mounts = {v.split(":")[1] for v in compose["services"]["code"]["volumes"]}
     assert mounts <= set(made[1].split())
@@ -180,8 +223,10 @@ def values() -> dict[str, Any]:
 
 
 def test_the_charts_values_hold_no_secret_and_open_nothing(values):
+    # Names of secrets and of what is in them.
+    names = ("postgresqlSecretName", "key")
     for key, value in values_of(values):
-        assert not (SECRET.search(key) and isinstance(value, str) and key != "postgresqlSecretName"), key
+        assert not (SECRET.search(key) and isinstance(value, str) and key not in names), key
     assert "postgresqlPassword" not in values["postgresql"]
     assert values["generatePostgresqlPasswordSecret"] is False
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP" and not values["ingress"]["enabled"]
@@ -227,6 +272,9 @@ def keys_of(value: dict[str, Any], path: str = "") -> set[str]:
 def test_every_secret_that_the_values_name_is_made_in_the_readme(values):
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     named = {values["global"]["postgresqlSecretName"]} | {s["name"] for s in deployment["envSecrets"]}
+    refs = {e["name"]: e["valueFrom"]["secretKeyRef"] for e in deployment["env"] if "valueFrom" in e}
+    assert refs["ITRYON_VLM_API_KEY"]["optional"] and not [s for s in deployment["envSecrets"] if set(s) != {"name"}]
+    named |= {ref["name"] for ref in refs.values()}
     made = set(re.findall(r"secret generic (\S+)", (DEPLOY / "README.md").read_text()))
     assert named == made and len(named) == 3
 
@@ -275,7 +323,8 @@ def test_ray_is_shown_no_secret(ray, compose):
     assert len(passed) == len(set(passed)) and not [name for name in passed if SECRET.search(name)]
     given = set(compose["services"]["code"]["environment"])
     secrets = {name for name in given if SECRET.search(name)}
-    assert given - secrets <= {*passed, "DAGSTER_CURRENT_IMAGE"}, "what a deployment sets does not reach its runs"
+    of_the_location = {"DAGSTER_CURRENT_IMAGE", "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"}
+    assert given - secrets <= {*passed, *of_the_location}, "what a deployment sets does not reach its runs"
     readme = (DEPLOY / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in secrets)
 
@@ -291,7 +340,7 @@ def test_rays_launcher_is_configured_as_it_wants(ray):
 
 
 def test_both_instances_keep_the_same_limits_as_a_single_machine(values):
-    here = yaml.safe_load(Path(REPOSITORY / "dagster.yaml").read_text())
+    here = yaml.safe_load(Path(REPOSITORY / "dagster_project" / "dagster.yaml").read_text())
     compose = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
     assert compose["concurrency"]["pools"] == here["concurrency"]["pools"]
     assert compose["run_retries"] == here["run_retries"] == values["additionalInstanceConfig"]["run_retries"]
