@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models.vlm.settings import ELSEWHERE, ChatSettings
 from pipelines.stage import StageSettings
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 class SmoothingSettings(BaseModel):
