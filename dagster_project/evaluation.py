@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from dagster_project.settings_file import build_settings, read_settings
 from dagster_project.terminal import ConfigOption, VerboseOption, console, errors, fail, materialized
@@ -58,7 +59,7 @@ def evaluate(
     from pipelines.evaluation.values import UNREADABLE
     from pipelines.ingest.settings import IngestSettings
 
-    models = {"evaluation": EvaluationSettings, "ingest": IngestSettings}
+    models: dict[str, type[BaseModel]] = {"evaluation": EvaluationSettings, "ingest": IngestSettings}
     read = build_settings(resources | {"evaluation": values}, models, "comparing folders")
     try:
         report = score_folders(pred, gt, read["evaluation"], read["ingest"], setting, as_json, console)

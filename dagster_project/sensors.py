@@ -21,8 +21,8 @@ from assets.partitions import BATCHES, video_batches
 from dagster_project.jobs import annotate
 from dagster_project.resources import LakeResource
 from pipelines.ingest.landing import LandedFile, batch_folders, entries_changed, last_written, scan, subfolders
+from pipelines.ingest.private import is_private
 from pipelines.registry import STAGES
-from pipelines.tryon.private import is_private
 
 SETTLE_SECONDS = 30.0
 MAX_RUNS_PER_TICK = 20

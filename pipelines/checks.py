@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.evaluation.judges.validation import kappa_now
+from pipelines.ingest.private import is_private
 from pipelines.registry import STAGES
 from pipelines.store import DeltaStore, TableSpec
 from pipelines.store.delta import stored_schema
 from pipelines.store.schemas import ISR_SCORES, STAGE_STATUS, VIDEOS
-from pipelines.tryon.private import is_private
 
 FAIR_KAPPA = 0.4
 """Below it, agreement counts as poor or slight (Landis and Koch call 0.41 to 0.60 moderate)."""

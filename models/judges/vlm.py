@@ -12,9 +12,7 @@ from models.judges.base import Judge, judge_digest
 from models.judges.settings import VlmJudgeSettings
 from models.judges.voting import PROMPT_VERSION, VerdictAnswer, VotingJudge
 from models.vlm.client import ChatClient, Message, Usage
-
-_ELSEWHERE = {"base_url", "api_key_env", "timeout_s", "max_retries"}
-"""Settings of the endpoint that do not change what is answered."""
+from models.vlm.settings import ELSEWHERE
 
 
 def make(settings: VlmJudgeSettings | dict[str, Any], cache_dir: Path | None) -> Judge:
@@ -42,7 +40,7 @@ class VlmJudge(VotingJudge):
         self._client = client
         self.name = f"vlm {client.name} prompt {PROMPT_VERSION}"
         asked = settings.model_dump(exclude={"endpoint", "prompt_price", "completion_price"})
-        self.digest = judge_digest(self.name, asked, client.settings.model_dump(exclude=_ELSEWHERE))
+        self.digest = judge_digest(self.name, asked, client.settings.model_dump(exclude=ELSEWHERE))
 
     def ask(
         self, messages: Sequence[Message], pictures: Sequence[np.ndarray], labels: Sequence[str], vote: int

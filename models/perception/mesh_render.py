@@ -20,7 +20,7 @@ _AMBIENT = 0.25
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (V, 3), pointing outwards for counter-clockwise faces; area-weighted over the faces around."""
+    """Unit normals (V, 3), outwards for counter-clockwise faces: area-weighted over the faces around, zero without."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     face = np.cross(b - a, c - a)
     normals = np.stack(

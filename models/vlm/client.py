@@ -225,10 +225,10 @@ class ChatClient:
             ) from error
         except openai.APIConnectionError as error:
             raise EndpointError(f"{url} cannot be reached: {error.__cause__ or error}") from error
-        except openai.AuthenticationError as error:
-            raise EndpointError(f"{url} refuses the key in {self.settings.api_key_env}") from error
+        # Answers are not chained: some proxies send the request back, and with it the key; runs keep what is chained.
+        except openai.AuthenticationError:
+            raise EndpointError(f"{url} refuses the key in {self.settings.api_key_env}") from None
         except openai.APIStatusError as error:
-            # Not chained: some proxies send the whole request back, and with it the key; runs keep what is chained.
             raise EndpointError(self._without_key(f"{url} answered {error.status_code}: {error.message}")) from None
         except (openai.OpenAIError, ValueError) as error:
             raise EndpointError(

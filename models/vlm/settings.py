@@ -33,3 +33,7 @@ class ChatSettings(BaseModel):
     )
     image_max_side: int = Field(768, ge=32, description="Pictures are reduced to this longer side, px")
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of the pictures sent")
+
+
+ELSEWHERE = {"base_url", "api_key_env", "timeout_s", "max_retries"}
+"""Settings that do not change what is answered."""

@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-
-import numpy as np
+from typing import Any
 
 from pipelines.captions.manifest import frame_span
 from pipelines.captions.spans import Span, match_spans, temporal_iou
+from pipelines.captions.tracks import frame_times
 from pipelines.ingest.manifest import parse_manifest
 from pipelines.store import TABLES, DeltaStore
 
@@ -117,23 +117,24 @@ def read_truth(path: Path) -> dict[str, list[tuple[float, float]]]:
 def score_batch(
     store: DeltaStore, batch: str, truth: Mapping[str, Sequence[tuple[float, float]]], iou: float = 0.5
 ) -> SpanScore:
-    """Score the `captions` of a batch; videos are matched by file name.
+    """Score the `captions` of a batch; a label may name the end of a video's path, as far as that tells it from others.
 
     Args:
         store: A `DeltaStore`.
         batch: Batch.
-        truth: File name -> labelled spans in seconds.
+        truth: Video -> labelled spans in seconds.
         iou: See `score_spans`.
 
     Raises:
         LookupError: The batch holds none of the labelled videos.
+        ValueError: A label names several videos of the batch.
     """
-    rows = store.read(TABLES["videos"], ["batch", "video_id", "source_path", "fps", "num_frames"], {"batch": batch})
-    videos = {PurePosixPath(r["source_path"]).name: r for r in rows.to_pylist()}
-    labelled = {PurePosixPath(name).name: spans for name, spans in truth.items()}
-    known = [n for n in labelled if n in videos]
-    if not known:
-        raise LookupError(f"Batch {batch!r} holds none of the labelled videos: {', '.join(sorted(labelled)[:5])}")
+    columns = ["batch", "video_id", "source_path", "fps", "num_frames"]
+    rows = store.read(TABLES["videos"], columns, {"batch": batch}).to_pylist()
+    found = {name: _named(name, rows) for name in truth}
+    videos = {name: row for name, row in found.items() if row is not None}
+    if not videos:
+        raise LookupError(f"Batch {batch!r} holds none of the labelled videos: {', '.join(sorted(truth)[:5])}")
     captions = store.read(
         TABLES["captions"], ["batch", "video_id", "kind", "start_frame", "end_frame"], {"batch": batch}
     )
@@ -142,11 +143,27 @@ def score_batch(
         if r["kind"] == "action":
             spans.setdefault(r["video_id"], []).append((r["start_frame"], r["end_frame"]))
     in_frames = {}
-    for name in known:
-        row = videos[name]
-        times = np.arange(row["num_frames"]) / row["fps"]
-        in_frames[name] = [frame_span(a, b, times) for a, b in labelled[name]]
-    return score_spans({n: spans.get(videos[n]["video_id"], []) for n in known}, in_frames, iou)
+    for name, row in videos.items():
+        pose = store.read(TABLES["pose"], ["frame", "time_s"], {"batch": batch, "video_id": row["video_id"]})
+        times = frame_times(pose, row["num_frames"], row["fps"])
+        in_frames[name] = [frame_span(a, b, times) for a, b in truth[name]]
+    return score_spans({n: spans.get(r["video_id"], []) for n, r in videos.items()}, in_frames, iou)
+
+
+def _named(name: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The video that a label names: by its whole path, or by as much of its end as both tell."""
+    parts = PurePosixPath(name).parts
+
+    def shared(row: Mapping[str, Any]) -> bool:
+        path = PurePosixPath(row["source_path"]).parts
+        length = min(len(path), len(parts))
+        return path[-length:] == parts[-length:]
+
+    fitting = [r for r in rows if r["source_path"] == name] or [r for r in rows if shared(r)]
+    if len(fitting) > 1:
+        paths = ", ".join(sorted(r["source_path"] for r in fitting)[:5])
+        raise ValueError(f"The label {name!r} may mean {paths}: name the video by its path in the batch")
+    return fitting[0] if fitting else None
 
 
 def _in_words(spans: Sequence[Span]) -> str:

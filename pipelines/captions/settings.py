@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.vlm.settings import ChatSettings
+from models.vlm.settings import ELSEWHERE, ChatSettings
+from pipelines.stage import StageSettings
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 class SmoothingSettings(BaseModel):
@@ -64,7 +65,7 @@ class VlmSettings(BaseModel):
         return self
 
 
-class CaptionSettings(BaseModel):
+class CaptionSettings(StageSettings):
     """How captions are made. Human labels in a video's manifest entry win over any backend."""
 
     model_config = ConfigDict(extra="forbid")
@@ -77,3 +78,9 @@ class CaptionSettings(BaseModel):
     smoothing: SmoothingSettings = Field(default_factory=SmoothingSettings, description="From frame labels to spans")
     kinematic: KinematicSettings = Field(default_factory=KinematicSettings, description="The embedded backend")
     vlm: VlmSettings = Field(default_factory=VlmSettings, description="The vision-language backend")
+
+    def content(self) -> dict[str, object]:
+        """See `StageSettings.content`."""
+        if self.backend == "kinematic":
+            return self.model_dump(mode="json", exclude={"vlm"})
+        return self.model_dump(mode="json", exclude={"kinematic": True, "vlm": {"endpoint": ELSEWHERE}})

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from models.vlm.client import ChatClient, Usage
+from models.vlm.client import AnswerError, ChatClient, Usage
 from pipelines.captions.base import ActionCaption, GlobalCaption, Side
 from pipelines.captions.settings import CaptionSettings
 from pipelines.captions.spans import frames_of, smoothed_runs
@@ -202,7 +202,8 @@ class VlmBackend:
         cache: Folder for answers; a question already answered there costs nothing.
 
     Attributes:
-        usage: Tokens and requests so far.
+        usage: Tokens and requests so far, those of answers that did not fit included; answers from the cache cost
+            nothing.
 
     Raises:
         models.vlm.client.EndpointError: The endpoint or its key is not configured.
@@ -222,7 +223,16 @@ class VlmBackend:
         Raises:
             models.vlm.client.VlmError: The endpoint cannot be reached, refuses, or gives no valid answer.
         """
-        settings, before = self.settings.vlm, self.usage
+        before = self.usage
+        try:
+            return self._caption(task, want_global, want_actions)
+        finally:
+            self._account(task, before)
+
+    def _caption(
+        self, task: VideoTask, want_global: bool, want_actions: bool
+    ) -> tuple[GlobalCaption, list[ActionCaption]]:
+        settings = self.settings.vlm
         fps = min(settings.sample_fps, task.row["fps"])
         count = max(1, round(task.row["num_frames"] / task.row["fps"] * fps))
         spread = set(np.linspace(0, count - 1, min(settings.global_frames, count)).round().astype(int).tolist())
@@ -248,9 +258,7 @@ class VlmBackend:
         whole = self._overview(overview, task) if want_global else GlobalCaption("", 0.0)
         judged = [s for s in samples if s.labels]
         cuts = task.row.get("cut_frames") or ()
-        actions = spans_from_samples(judged, task.row["num_frames"], task.row["fps"], self.settings, cuts)
-        self._account(task, before)
-        return whole, actions
+        return whole, spans_from_samples(judged, task.row["num_frames"], task.row["fps"], self.settings, cuts)
 
     def _frames(self, task: VideoTask, fps: float, count: int) -> Iterator:
         with VideoReader(task.path, fps, self.settings.vlm.endpoint.image_max_side, task.threads) as reader:
@@ -277,9 +285,14 @@ class VlmBackend:
 
     def _ask(self, prompt: str, schema, images: list[np.ndarray], names: list[str], task: VideoTask):
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
-        with task.inference():
-            answer, usage = self._client.complete_json(messages, schema, images, names)
-        self.usage += usage
+        try:
+            with task.inference():
+                answer, usage = self._client.complete_json(messages, schema, images, names)
+        except AnswerError as e:
+            self.usage += e.usage
+            raise
+        if not usage.cached:
+            self.usage += usage
         return answer
 
     def _account(self, task: VideoTask, before: Usage) -> None:

@@ -70,7 +70,10 @@ def place_of(u: float, v: float) -> str:
 
 
 def sentence(action: str, hand: str, m: Movement) -> str:
-    """What happens, as a clause in the third person without a full stop, for a hand `left`, `right` or `both`."""
+    """What happens, as a clause in the third person without a full stop, for a hand `left`, `right` or `both`.
+
+    Of a hand whose movement is not known (NaN) neither way nor place is said.
+    """
     who, s = ("both hands", "") if hand == "both" else (f"the {hand} hand", "s")
     if action == "adjust_collar":
         return f"{who} adjust{s} the collar of the garment"
@@ -80,10 +83,14 @@ def sentence(action: str, hand: str, m: Movement) -> str:
         other = {"left": "right ", "right": "left "}.get(hand, "")
         return f"{who} roll{s} the {other}sleeve of the garment"
     if action == "operate_zipper":
-        way = "down" if m.travel_v > 0 else "up"
-        return f"{who} pull{s} the zipper of the garment {way}"
+        way = " down" if m.travel_v > 0 else " up" if m.travel_v <= 0 else ""
+        return f"{who} pull{s} the zipper of the garment{way}"
+    known = np.isfinite(m.v)
     if action == "stretch_fabric":
-        return f"{who} stretch{'es' if s else ''} the fabric at the {place_of(m.u, m.v)} of the garment"
+        place = f" at the {place_of(m.u, m.v)}" if known else ""
+        return f"{who} stretch{'es' if s else ''} the fabric{place} of the garment"
+    if not known:
+        return f"{who} touch{'es' if s else ''} the garment"
     place = f"the {place_of(m.u, m.v)} of the garment"
     if m.speed < STILL and m.path < 0.5:
         return f"{who} rest{s} on {place}"
@@ -114,7 +121,7 @@ def _turn(body: Body) -> str:
     return "turns the back to the camera" if depth < -0.7 else "stands sideways to the camera"
 
 
-def _stance(body: Body, fps: float) -> str:
+def _stance(body: Body) -> str:
     unit = float(np.nanmedian(body.unit_px))
     centre = body.shoulders[np.isfinite(body.shoulders).all(-1)] / unit
     if len(centre) < 2:
@@ -153,7 +160,7 @@ def describe(body: Body, hands: list[Hand], actions: list[str], height: int, fps
     """
     if not np.isfinite(body.unit_px).any():
         return "No person is found in the video."
-    first = f"A person, {_framing(body, height)}, {_turn(body)} and {_stance(body, fps)}"
+    first = f"A person, {_framing(body, height)}, {_turn(body)} and {_stance(body)}"
     rest = list(dict.fromkeys(a.strip().rstrip(".") for a in actions))
     if len(rest) > _MAX_CLAUSES:
         rest = [*rest[:_MAX_CLAUSES], "the garment is touched again in other ways"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
+
+from pipelines.stage import StageSettings
 
 CODE_VERSION = "3"
 
@@ -29,7 +31,7 @@ WindowSizes = Annotated[list[tuple[int, int]], AfterValidator(_whole_patches)]
 """Heights and widths that the model works at: multiples of the VAE's stride times the transformer's patch."""
 
 
-class ClipsSettings(BaseModel):
+class ClipsSettings(StageSettings):
     """How training windows are cut and encoded."""
 
     num_frames: WindowFrames = Field(

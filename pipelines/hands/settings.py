@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.stage import StageSettings
+
 CODE_VERSION = "2"
 """Raise it when the same input gives other rows."""
 
@@ -26,7 +28,7 @@ class HamerSettings(BaseModel):
     )
 
 
-class HandsSettings(BaseModel):
+class HandsSettings(StageSettings):
     """How hands are found, fitted and followed."""
 
     model_config = ConfigDict(extra="forbid")
@@ -57,3 +59,9 @@ class HandsSettings(BaseModel):
         0.5, ge=0, description="Window of the same filter over the distance from the camera, the noisiest number"
     )
     hamer: HamerSettings = Field(default_factory=HamerSettings, description="Files of the hamer backend")
+
+    def content(self) -> dict[str, object]:
+        """See `StageSettings.content`."""
+        if self.backend == "mediapipe":
+            return self.model_dump(mode="json", exclude={"hamer"})
+        return self.model_dump(mode="json", exclude={"field_of_view_deg": True, "hamer": {"data", "device"}})

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.stage import StageSettings
+
 CODE_VERSION = "2"
 """Raise it when the same input gives other masks."""
 
@@ -57,7 +59,7 @@ class ParsingSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one")
 
 
-class MasksSettings(BaseModel):
+class MasksSettings(StageSettings):
     """How the garment-agnostic region is made. Body lengths are fractions of the torso size (shoulders to hips)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -103,3 +105,8 @@ class MasksSettings(BaseModel):
     )
     hands: HandSettings = Field(default_factory=HandSettings, description="Hand policy")
     parsing: ParsingSettings = Field(default_factory=ParsingSettings, description="Human parsing backend")
+
+    def content(self) -> dict[str, object]:
+        """See `StageSettings.content`."""
+        unused = True if self.backend == "geometric" else {"batch_size", "device"}
+        return self.model_dump(mode="json", exclude={"parsing": unused})

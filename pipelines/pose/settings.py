@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from pipelines.stage import StageSettings
 
 CODE_VERSION = "2"
 
 
-class PoseSettings(BaseModel):
+class PoseSettings(StageSettings):
     """How the main person is found and followed."""
 
     estimator: Literal["tracker", "task"] = Field(
@@ -30,3 +32,7 @@ class PoseSettings(BaseModel):
         0.7, ge=0, le=1, description="Overlap of torso colours that somebody found after a loss needs to be the same"
     )
     smooth: bool = Field(True, description="Filter the tracker's landmarks with MediaPipe's 1-euro filter")
+
+    def content(self) -> dict[str, object]:
+        """See `StageSettings.content`."""
+        return self.model_dump(mode="json", exclude={"people" if self.estimator == "tracker" else "smooth"})

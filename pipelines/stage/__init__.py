@@ -5,8 +5,8 @@ makes a kill harmless at any point: a finished video is a renamed file in stagin
 batch in one commit; then the status rows are, and only a status row makes a video count as done.
 """
 
-from pipelines.stage.base import Stage, VideoTask, WorkerSettings, digest
+from pipelines.stage.base import Stage, StageSettings, VideoTask, WorkerSettings, digest
 from pipelines.stage.pool import Progress
 from pipelines.stage.runner import StageReport, run_stage
 
-__all__ = ["Progress", "Stage", "StageReport", "VideoTask", "WorkerSettings", "digest", "run_stage"]
+__all__ = ["Progress", "Stage", "StageReport", "StageSettings", "VideoTask", "WorkerSettings", "digest", "run_stage"]

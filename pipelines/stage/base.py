@@ -44,6 +44,17 @@ class WorkerSettings(BaseModel):
         return self.memory_gb or None
 
 
+class StageSettings(BaseModel):
+    """Settings of one stage."""
+
+    def content(self) -> dict[str, object]:
+        """The settings that rows depend on, for fingerprints.
+
+        Stages leave out where and how fast rows are made, and what only a backend is told that is not used.
+        """
+        return self.model_dump(mode="json")
+
+
 def digest(*parts: Any) -> str:
     """SHA-256 over the canonical JSON of `parts`, 64 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str, ensure_ascii=True).encode()).hexdigest()
@@ -122,7 +133,7 @@ class Stage(ABC):
     blob_columns: ClassVar[tuple[str, ...]] = ()
     """Columns of its rows that name blobs: rows stand only while these are there."""
 
-    def __init__(self, settings: BaseModel):
+    def __init__(self, settings: StageSettings):
         self.settings = settings
 
     @property
@@ -164,7 +175,7 @@ class Stage(ABC):
         return digest(
             self.name,
             self.code_version,
-            self.settings.model_dump(mode="json"),
+            self.settings.content(),
             dict(self.weights()),
             {c: row[c] for c in self.video_columns},
             dict(upstream),

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.ingest.private import is_private
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CLIPS, TRAINING_SETS
 from pipelines.training_sets.settings import CODE_VERSION, TrainingSetSettings
-from pipelines.tryon.private import is_private
 
 # The fingerprint says how a row came to be; two ways to the same latents are the same sample.
 MANIFEST_COLUMNS = [n for n in CLIPS.schema.names if n != "fingerprint"]

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.checkpoints.current import current_id
+from pipelines.ingest.private import is_private
 from pipelines.stage import digest
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, CLIPS, TRAINING_SETS, VIDEOS
 from pipelines.training_sets.build import TrainingSetError, select_clips
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
-from pipelines.tryon.private import is_private
 
 
 class NotDue(LookupError):

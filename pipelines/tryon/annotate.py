@@ -23,6 +23,7 @@ from models.vlm.client import VlmError
 from pipelines.ingest.batch import ingest_batch
 from pipelines.ingest.landing import land
 from pipelines.ingest.manifest import MANIFEST
+from pipelines.ingest.private import is_private, private_batch
 from pipelines.ingest.settings import IngestSettings
 from pipelines.registry import STAGES
 from pipelines.stage import Stage, WorkerSettings, run_stage
@@ -32,7 +33,6 @@ from pipelines.store import DeltaStore
 from pipelines.store.blobs import sha256_file
 from pipelines.store.schemas import STAGE_STATUS, VIDEOS
 from pipelines.tryon.annotations import StoredAnnotations
-from pipelines.tryon.private import is_private, private_batch
 from pipelines.tryon.settings import NEEDED
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipelines.checkpoints.train import checkpoint_folder, named_checkpoint, verify_weights
 from pipelines.clips.garments import WORN, garment_photo, preferred, worn_garment
+from pipelines.ingest.private import is_private
 from pipelines.stage import digest
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import (
@@ -32,7 +33,6 @@ from pipelines.store.schemas import (
 from pipelines.tryon.annotations import StoredAnnotations
 from pipelines.tryon.load import LoadedPipeline, load_pipeline
 from pipelines.tryon.outputs import dress
-from pipelines.tryon.private import is_private
 from pipelines.tryon.run import Garment
 from pipelines.tryon.settings import CODE_VERSION, NEEDED, WITHOUT_EFFECT, TryOnSettings
 

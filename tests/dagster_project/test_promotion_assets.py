@@ -23,9 +23,9 @@ from pipelines.evaluation.ablation import read_ablations
 from pipelines.evaluation.leaderboard import write_leaderboard
 from pipelines.evaluation.promotion import promote
 from pipelines.evaluation.settings import LeaderboardSettings
+from pipelines.ingest.private import private_batch
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import LEADERBOARD, STAGE_STATUS, VIDEOS
-from pipelines.tryon.private import private_batch
 from tests.pipelines.scored_checkpoints import add_checkpoint, add_training_set
 from tests.pipelines.test_ablation_rows import write_result
 

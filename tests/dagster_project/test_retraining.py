@@ -16,12 +16,12 @@ from dagster_project.retraining import CAUSE_TAG, retraining_schedule, retrainin
 from dagster_project.settings_file import CONFIG_ENV
 from pipelines.evaluation.leaderboard import write_leaderboard
 from pipelines.evaluation.promotion import promote, rollback
+from pipelines.ingest.private import private_batch
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import CLIPS, VIDEOS
 from pipelines.training_sets.build import build_training_set
 from pipelines.training_sets.due import NotDue, retraining_due
 from pipelines.training_sets.settings import RetrainingSettings, TrainingSetSettings
-from pipelines.tryon.private import private_batch
 from tests.pipelines.scored_checkpoints import add_checkpoint
 
 SETTINGS = RetrainingSettings(evaluation_batches=["held"], min_new_clips=4)

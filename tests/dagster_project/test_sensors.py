@@ -13,7 +13,7 @@ from dagster_project import sensors
 from dagster_project.resources import LakeResource
 from dagster_project.sensors import LOOKED_AT_PER_TICK, MAX_RUNS_PER_TICK, landing_zone
 from pipelines.ingest.landing import scan
-from pipelines.tryon.private import private_batch
+from pipelines.ingest.private import private_batch
 
 
 @pytest.fixture

@@ -151,6 +151,7 @@ def test_key_comes_from_the_environment_only(endpoint: ListedAnswers, monkeypatc
         client(endpoint, api_key_env="SOME_KEY").complete_json(QUESTION, Colour)
     assert endpoint.keys == ["Bearer not-a-real-key"]
     assert "not-a-real-key" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
 def test_unconfigured_endpoint_says_so() -> None:

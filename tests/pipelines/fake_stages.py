@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel
 
 from pipelines.arrays import record_batch
-from pipelines.stage import Stage, VideoTask
+from pipelines.stage import Stage, StageSettings, VideoTask
 from pipelines.store.schemas import AGNOSTIC_MASKS, CLIPS, POSE
 
 
-class FakeSettings(BaseModel):
+class FakeSettings(StageSettings):
     shift: int = 0
     delay_s: float = 0.0
 

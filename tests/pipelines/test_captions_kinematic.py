@@ -173,6 +173,7 @@ def test_shoulders_in_the_scene_are_where_the_tests_believe():
 # --- words ---
 
 _AT_REST = Movement(0, 0.3, 0.1, 0, 0, 0.1)
+_UNKNOWN = dict.fromkeys(_AT_REST.__dict__, float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,9 @@ _AT_REST = Movement(0, 0.3, 0.1, 0, 0, 0.1)
         ("adjust_hem", {"v": 0.95}, "the right hand adjusts the hem of the garment"),
         ("operate_zipper", {"travel_v": 0.5}, "the right hand pulls the zipper of the garment down"),
         ("operate_zipper", {"travel_v": -0.5}, "the right hand pulls the zipper of the garment up"),
+        ("operate_zipper", _UNKNOWN, "the right hand pulls the zipper of the garment"),
+        ("stretch_fabric", _UNKNOWN, "the right hand stretches the fabric of the garment"),
+        ("other", _UNKNOWN, "the right hand touches the garment"),
         ("roll_sleeve", {"v": 0.5}, "the right hand rolls the left sleeve of the garment"),
         (
             "stretch_fabric",

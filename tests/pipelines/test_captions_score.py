@@ -102,6 +102,35 @@ def test_a_batch_of_the_lake_is_scored_by_file_name(lake, tmp_path, monkeypatch,
     assert "1 false spans" in printed and "11 to 19" in printed
 
 
+def test_times_are_those_of_the_frames_and_videos_of_one_name_stay_apart(lake):
+    videos = [(v, f"{v}/one.mp4", frames) for v, frames in (("v1", 30), ("v2", 20))]
+    common = {"batch": "b", "fingerprint": "f"}
+    # Of a variable rate: the second half of each video runs at half the speed.
+    times = {v: [i / 10 if i < n // 2 else (2 * i - n // 2) / 10 for i in range(n)] for v, _, n in videos}
+    rows = {
+        "videos": [
+            {"video_id": v, "source_path": p, "fps": 7.0, "num_frames": n, "status": "ok"} for v, p, n in videos
+        ],
+        "pose": [
+            {"video_id": v, "frame": i, "time_s": t, "detected": False} for v in times for i, t in enumerate(times[v])
+        ],
+        "captions": [
+            {"video_id": v, "kind": "action", "action": "other", "start_frame": n // 2, "end_frame": n // 2 + 5}
+            | {"text": "t", "confidence": 0.5, "source": "kinematic"}
+            for v, _, n in videos
+        ],
+    }
+    for name, values in rows.items():
+        spec = TABLES[name]
+        table = pa.Table.from_pylist([{**common, **r} for r in values], schema=spec.schema)
+        lake.replace(spec, table, {"batch": "b"}, Commit())
+    score = score_batch(lake, "b", {"v1/one.mp4": [(1.5, 2.5)], "clips/v2/one.mp4": [(1.0, 2.0)]})
+    assert {n: v.truth for n, v in score.videos.items()} == {"v1/one.mp4": ((15, 20),), "clips/v2/one.mp4": ((10, 15),)}
+    assert (score.matched, score.predicted) == (2, 2)
+    with pytest.raises(ValueError, match=r"'one\.mp4' may mean v1/one\.mp4, v2/one\.mp4"):
+        score_batch(lake, "b", {"one.mp4": []})
+
+
 def test_a_batch_without_the_labelled_videos_is_an_error(lake, tmp_path):
     _batch(lake)
     with pytest.raises(LookupError, match=r"none of the labelled videos: other\.mp4"):

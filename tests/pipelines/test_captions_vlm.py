@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.vlm.client import AnswerError, EndpointError
+from models.vlm.client import AnswerError, EndpointError, Usage
 from pipelines.captions.settings import CaptionSettings, SmoothingSettings
 from pipelines.captions.stage import CaptionsStage
 from pipelines.captions.vlm import FrameLabel, Sample, VlmBackend, spans_from_samples, window_schema, window_starts
@@ -159,11 +159,15 @@ def test_passing_trouble_is_overcome(endpoint, key, task, trouble):
     ("trouble", "error", "message"),
     [("500", EndpointError, "500"), ("slow", EndpointError, "0.7 s"), ("nonsense", AnswerError, "no JSON")],
 )
-def test_lasting_trouble_is_an_error_not_a_guess(endpoint, key, task, trouble, error, message, caplog):
+def test_lasting_trouble_is_an_error_not_a_guess(endpoint, key, task, trouble, error, message, caplog, tmp_path):
     endpoint.script = [trouble] * 20
     with pytest.raises(error, match=message) as raised, caplog.at_level("DEBUG"):
-        VlmBackend(settings_for(endpoint), None).caption(task)
+        VlmBackend(settings_for(endpoint), tmp_path).caption(task)
     assert SECRET not in str(raised.value)
+    # What was answered was paid for, whether it was of use or not.
+    answered = 2 if trouble == "nonsense" else 0
+    account = json.loads((tmp_path / "usage.jsonl").read_text())
+    assert (account["requests"], account["completion_tokens"]) == (answered, 10 * answered)
 
 
 def test_a_known_question_is_not_asked_again(endpoint, key, task, tmp_path):
@@ -171,7 +175,9 @@ def test_a_known_question_is_not_asked_again(endpoint, key, task, tmp_path):
     asked = len(endpoint.requests)
     again = VlmBackend(settings_for(endpoint), tmp_path)
     assert again.caption(task) == first
-    assert len(endpoint.requests) == asked and again.usage.requests == 0
+    assert len(endpoint.requests) == asked and again.usage == Usage()
+    accounts = [json.loads(line) for line in (tmp_path / "usage.jsonl").read_text().splitlines()]
+    assert [a["requests"] for a in accounts] == [asked, 0] and accounts[1]["prompt_tokens"] == 0
     other_model = settings_for(endpoint)
     other_model.vlm.endpoint.model = "another-vl"
     VlmBackend(other_model, tmp_path).caption(task)

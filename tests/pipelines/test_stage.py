@@ -13,6 +13,7 @@ import pytest
 
 from models.vlm.client import EndpointError
 from pipelines.checks import check_stage
+from pipelines.registry import STAGES
 from pipelines.stage import VideoTask, WorkerSettings, run_stage
 from pipelines.stage.pool import _annotate_one
 from pipelines.store import BlobStore, Commit, DeltaStore
@@ -270,3 +271,30 @@ def test_a_run_killed_anywhere_ends_with_the_rows_of_an_undisturbed_one(tmp_path
         assert len(rows) == 28 and rows == expected
         assert all(s["status"] == "ok" for s in status(store).values())
         assert not list((tmp_path / f"lake{delay}" / "staging").rglob("*.parquet"))
+
+
+_VLM = {"backend": "vlm", "vlm": {"endpoint": {"base_url": "http://a/v1", "model": "m"}}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "other", "same"),
+    [
+        ("pose", {}, {"people": 4}, True),
+        ("pose", {"estimator": "task"}, {"people": 4}, False),
+        ("hands", {}, {"hamer": {"data": "/a"}}, True),
+        ("hands", {"backend": "hamer"}, {"hamer": {"data": "/a", "device": "cpu"}}, True),
+        ("hands", {"backend": "hamer"}, {"hamer": {"box_scale": 3}}, False),
+        ("agnostic_masks", {}, {"parsing": {"batch_size": 9, "model": "/a"}}, True),
+        ("agnostic_masks", {"backend": "parsing"}, {"parsing": {"batch_size": 9, "device": "cpu"}}, True),
+        ("agnostic_masks", {"backend": "parsing"}, {"parsing": {"model": "/a"}}, False),
+        ("captions", {}, {"vlm": {"endpoint": {"model": "m"}}}, True),
+        ("captions", _VLM, {"vlm": {"endpoint": {"base_url": "http://b/v1", "model": "m", "timeout_s": 9}}}, True),
+        ("captions", _VLM, {"kinematic": {"min_probability": 0.4}}, True),
+        ("captions", _VLM, {"vlm": {"endpoint": {"model": "n"}}}, False),
+        ("captions", {}, {"kinematic": {"min_probability": 0.4}}, False),
+        ("clips", {}, {"max_windows": 3}, False),
+    ],
+)
+def test_rows_depend_on_the_settings_that_change_them(stage, values, other, same):
+    model = STAGES[stage].settings
+    assert (model.model_validate(values).content() == model.model_validate(values | other).content()) == same

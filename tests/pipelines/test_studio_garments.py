@@ -17,6 +17,7 @@ from models.perception.mesh_render import render_meshes, vertex_normals
 from pipelines.studio.body.rig import load_rig
 from pipelines.studio.cloth import ClothState, Grab, Label
 from pipelines.studio.garments import KINDS, Garment, GarmentSpec, LowerClothes, mesh, sample_spec
+from pipelines.studio.garments.garment import FABRIC, INNER, TRIM
 from pipelines.studio.garments.unwrap import CHEST_UV, TEXTURE_M
 
 SHAPES = {
@@ -143,7 +144,7 @@ def test_texture_is_laid_flat_and_upright(kind):
     assert part.label is Label.GARMENT
     for p in g.parts(posed, ClothState()):
         assert p.uv.shape == (len(p.vertices), 2) and p.uv.min() >= 0 and p.uv.max() <= 1, p.name
-        assert p.faces.max() < len(p.vertices) and p.texture in g.labels
+        assert p.faces.max() < len(p.vertices) and p.texture in (FABRIC, TRIM, INNER)
     edges = mesh.edge_list(part.faces)
     on_cloth = np.linalg.norm(part.vertices[edges[:, 0]] - part.vertices[edges[:, 1]], axis=1)
     on_texture = np.linalg.norm(part.uv[edges[:, 0]] - part.uv[edges[:, 1]], axis=1) * TEXTURE_M
@@ -236,7 +237,7 @@ def test_pinched_cloth_makes_a_tent(kind):
 
 def test_rubbed_cloth_moves_along_the_body():
     g, posed = garment("t_shirt"), pose()
-    spot = g.anchor("chest", "right", posed, ClothState())
+    spot = g.anchor("stretch", "right", posed, ClothState())
     before, normals, _ = g.surface(posed, ClothState())
     after, _, _ = g.surface(posed, ClothState(grabs=(Grab(spot.rest, np.array([0.02, 0.0, 0.01]), "rub", 0.1),)))
     near = np.linalg.norm(before - spot.position, axis=1) < 0.04
@@ -293,7 +294,7 @@ def test_anchors_lie_on_the_cloth_of_the_frame(kind):
     state = ClothState(zip_open=0.3, sleeve_roll={"left": 0.4}, time_s=0.7)
     vertices, normals, _ = g.surface(posed, state)
     tree = cKDTree(vertices)
-    for name in ("hem", "stretch", "chest", "belly"):
+    for name in ("hem", "stretch"):
         for side in ("left", "right"):
             held = g.anchor(name, side, posed, state)
             distance, near = tree.query(held.position)
@@ -302,8 +303,6 @@ def test_anchors_lie_on_the_cloth_of_the_frame(kind):
             assert abs(np.linalg.norm(held.along) - 1) < 1e-6 and held.along[2] < -0.5
             here = posed.rotations[0].T @ (held.position - posed.positions[0])
             assert np.sign(here[0]) == (1 if side == "left" else -1) and here[1] < 0
-    low, high = (g.anchor("chest", "left", posed, state, at=(0.5, v)).position[2] for v in (0.0, 1.0))
-    assert high - low > 0.08
 
 
 def test_places_that_are_not_there_are_refused():
@@ -327,7 +326,7 @@ def test_counterpart_can_be_held_in_the_same_places(kind):
     g, posed = garment(kind), pose()
     other = Garment(load_rig(), person(), sample_spec(kind, np.random.default_rng(9), like=g.spec))
     assert other.spec.seed != g.spec.seed
-    for name in ("hem", "stretch", "belly"):
+    for name in ("hem", "stretch"):
         a, b = (x.anchor(name, "left", posed, ClothState()).position for x in (g, other))
         assert np.linalg.norm(a - b) < 0.03, name
 

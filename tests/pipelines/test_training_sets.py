@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.ingest.private import private_batch
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.errors import DamagedTable
 from pipelines.store.schemas import CLIPS, TRAINING_SETS
@@ -21,7 +22,6 @@ from pipelines.training_sets.build import (
     training_set_row,
 )
 from pipelines.training_sets.settings import TrainingSetSettings
-from pipelines.tryon.private import private_batch
 
 
 def clip(name: str, batch: str = "b1", **values) -> dict:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.checkpoints.train import CheckpointMissing
+from pipelines.ingest.private import private_batch
 from pipelines.store import Commit, DeltaStore
 from pipelines.store.schemas import (
     AGNOSTIC_MASKS,
@@ -24,7 +25,6 @@ from pipelines.store.schemas import (
     VIDEOS,
 )
 from pipelines.tryon.batch import NothingToDress, choose_pairs, run_tryon
-from pipelines.tryon.private import private_batch
 from pipelines.video import VideoReader
 from tests.pipelines.test_tryon_sound import FLASH_S, flash_and_tone, write_flash
 from tests.pipelines.tryon_scene import HEIGHT, SETTINGS, WIDTH, scene_annotations, tiny_pipeline

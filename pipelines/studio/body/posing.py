@@ -78,7 +78,7 @@ class Poser:
             local[rig.index(name)] = part
         for side, sign in (("left", 1), ("right", -1)):
             suffix = joint_suffix(side)
-            # A positive turn about x swings a hanging leg forward, which is -y.
+            # A negative turn about x swings a hanging leg forward, which is -y.
             local[rig.index("upperleg01" + suffix)] = _about_x(-sign * trunk.stride)
             local[rig.index("lowerleg01" + suffix)] = _about_x(trunk.knee.get(side, 0.0))
             raised = trunk.shrug.get(side, 0.0)

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import csr_matrix, vstack
 from scipy.spatial import cKDTree
 
+from models.perception.mesh_render import vertex_normals
 from pipelines.studio.garments import mesh
 from pipelines.studio.garments.cut import Cloth
 from pipelines.studio.garments.mannequin import Mannequin
@@ -85,7 +86,7 @@ def make_collar(m: Mannequin, spec: GarmentSpec, cloth: Cloth) -> Collar:
     flap = spec.collar_m * (0.85 + (0.22 if spec.neck == "collar" else 0.1) * front)
     # The tips of a collar point away from each other.
     tip = front[:, None] * sign[:, None] * np.array([0.55, 0.0, 0.0])
-    cloth_tree, cloth_normals = cKDTree(cloth.vertices), mesh.vertex_normals(cloth.vertices, cloth.faces)
+    cloth_tree, cloth_normals = cKDTree(cloth.vertices), vertex_normals(cloth.vertices, cloth.faces)
     near = (m.head_weight < 0.95) & (m.shape.vertices[:, 2] > m.armpit_z)
     skin, skin_normals = m.shape.vertices[near], m.normals[near]
     skin_tree = cKDTree(skin)
@@ -134,7 +135,7 @@ def make_collar(m: Mannequin, spec: GarmentSpec, cloth: Cloth) -> Collar:
     solid = []
     for outer in keys:
         flat = outer.reshape(-1, 3)
-        n = mesh.vertex_normals(flat, faces)
+        n = vertex_normals(flat, faces)
         solid.append(np.concatenate([flat, flat - _THICK_M * n]))
     foot = csr_matrix(_tiled(mix, rows * 2))
     across = np.linspace(0, 1, rows)[:, None] * (stand + flap)[None]

@@ -8,9 +8,10 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 from scipy.spatial import cKDTree
 
+from models.perception.mesh_render import vertex_normals
 from pipelines.studio.body.rig import Posed, Rig, Shape
 from pipelines.studio.cloth import Anchor, ClothState, Label, Part
-from pipelines.studio.garments import mesh, trim
+from pipelines.studio.garments import trim
 from pipelines.studio.garments.collar import make_collar, neck_loop
 from pipelines.studio.garments.cut import Cloth, cut_top
 from pipelines.studio.garments.deform import Sheet
@@ -83,11 +84,6 @@ class Garment:
         """Its category in try-on data sets."""
         return self.spec.category
 
-    @property
-    def labels(self) -> dict[str, Label]:
-        """Name of texture -> what it shows."""
-        return {FABRIC: Label.GARMENT, TRIM: Label.GARMENT, INNER: Label.INNER}
-
     def worn(self, posed: Posed, state: ClothState) -> Worn:
         """All of its cloth in a frame."""
         state = self._possible(state)
@@ -131,25 +127,20 @@ class Garment:
         worn = self.worn(posed, state)
         return worn.vertices[: self._count], worn.turned(self._drape.normals, np.arange(self._count)), self.faces
 
-    def anchor(
-        self, name: str, side: str, posed: Posed, state: ClothState, at: tuple[float, float] | None = None
-    ) -> Anchor:
+    def anchor(self, name: str, side: str, posed: Posed, state: ClothState) -> Anchor:
         """Where a hand can take hold of it.
 
         Args:
-            name: zip (its slider), hem, stretch (a place to pinch), collar, cuff (the end of that side's sleeve), chest
-                or belly (to lay a palm on).
+            name: zip (its slider), hem, stretch (a place to pinch), collar or cuff (the end of that side's sleeve).
             side: left or right: the person's side of the garment.
             posed: The pose.
             state: What is done to it.
-            at: Where exactly, each in 0 to 1: for a hem from the middle of the front to the side (the second is not
-                used), for stretch, chest and belly from the middle to the side and from the bottom to the top.
 
         Raises:
             ValueError: The garment has no such thing.
         """
         try:
-            return self._holds.anchor(name, side, posed, self._possible(state), at)
+            return self._holds.anchor(name, side, posed, self._possible(state))
         except KeyError as error:
             raise ValueError(f"a {self.spec.kind} has no {error.args[0]}") from None
 
@@ -202,7 +193,7 @@ class Garment:
         """Cloth and collar as one, ready to be posed."""
         m, spec, origin = self._mannequin, self.spec, split.origin
         rest = cloth.vertices[origin]
-        normals = mesh.vertex_normals(cloth.vertices, cloth.faces)[origin]
+        normals = vertex_normals(cloth.vertices, cloth.faces)[origin]
         weights = cloth.weights[origin]
         beneath, out, below = cloth.beneath[origin], cloth.normals[origin], cloth.body_weights[origin]
         # Below the waist there are other clothes beneath.

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from models.perception.mesh_render import vertex_normals
 from pipelines.studio.body.rig import Posed
 from pipelines.studio.cloth import Label, Part
-from pipelines.studio.garments import mesh
 from pipelines.studio.garments.cut import cut_top
 from pipelines.studio.garments.drape import pruned
 from pipelines.studio.garments.mannequin import Mannequin
@@ -47,7 +47,7 @@ class InnerShirt:
         source = cloth.faces[take].ravel()[first]
         self._faces = inverse.reshape(-1, 3).astype(np.int32)
         self._uv = uv[fresh[take].ravel()[first]]
-        normals = mesh.vertex_normals(cloth.vertices, cloth.faces)
+        normals = vertex_normals(cloth.vertices, cloth.faces)
         # It stays within the jacket, however snug that is.
         x = cloth.vertices[source]
         self._rest = (x - 0.001 * normals[source]).astype(np.float32)

@@ -60,13 +60,8 @@ class LowerClothes:
         kind: LowerKind = ("trousers", "shorts", "skirt")[int(rng.choice(3, p=[0.66, 0.17, 0.17]))]  # type: ignore[assignment]
         return cls(rig, shape, kind, int(rng.integers(2**31)))
 
-    @property
-    def labels(self) -> dict[str, Label]:
-        """Name of texture -> what it shows."""
-        return {LOWER: Label.LOWER, SHOE: Label.LOWER}
-
-    def parts(self, posed: Posed, time_s: float = 0.0) -> list[Part]:
-        """All of them in a pose. They do not drift: `time_s` is there to be called like a garment."""
+    def parts(self, posed: Posed) -> list[Part]:
+        """All of them in a pose."""
         out = []
         for name, rest, weights, faces, uv, texture in self._sheets:
             blended = (weights @ posed.affine.reshape(-1, 12).astype(np.float32)).reshape(-1, 3, 4)

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
 
+from models.perception.mesh_render import vertex_normals
 from pipelines.studio.body.rig import Rig, Shape
-from pipelines.studio.garments.mesh import vertex_normals
 from pipelines.studio.garments.sections import PolarMap, hull_radius, ray_radius, section
 
 _ARM = ("upperarm", "lowerarm", "wrist", "finger", "metacarpal")

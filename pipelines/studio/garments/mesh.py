@@ -166,16 +166,6 @@ def neighbour_mean(faces: np.ndarray, count: int) -> csr_matrix:
     return csr_matrix(diags(1 / np.asarray(matrix.sum(1)).ravel()) @ matrix)
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (N, 3), area-weighted; zero where no face is."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    face = np.cross(b - a, c - a)
-    out = np.stack(
-        [np.bincount(faces.ravel(), np.repeat(face[:, i], 3), minlength=len(vertices)) for i in range(3)], -1
-    )
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
-
-
 def strip(upper: np.ndarray, lower: np.ndarray, upper_at: np.ndarray, lower_at: np.ndarray) -> np.ndarray:
     """Triangles between two rows of vertices that run the same way, each with its own places along the way.
 
