@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.evaluation.judges.validation import newest_validation
+from pipelines.evaluation.judges.validation import kappa_now, newest_validation
 from pipelines.registry import STAGES
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
@@ -51,13 +51,15 @@ def lake_status(store: DeltaStore) -> dict[str, Any]:
             stage = batches[row["batch"]]["stages"].setdefault(row["stage"], {"ok": 0, "error": 0, "rows": 0})
             stage[row["status"]] += 1
             stage["rows"] += row["rows"]
-    isr = store.read(ISR_SCORES, ["checkpoint_id", "success", "judge", "judge_digest"])
+    isr = store.read(ISR_SCORES, ["checkpoint_id", "success", "judge", "judge_digest", "judge_kappa"])
     checkpoints = []
     for row in store.read(CHECKPOINTS, ["checkpoint_id", "preset", "steps", "final_loss", "created_at"]).to_pylist():
         verdicts = isr.filter(pc.equal(isr["checkpoint_id"], row["checkpoint_id"]))
         mine = verdicts["success"].drop_null().to_pylist()
         # The rows of a checkpoint are replaced together, so one judge gave them all.
-        judge, judge_digest = (verdicts[c][0].as_py() if len(verdicts) else None for c in ("judge", "judge_digest"))
+        judge, judge_digest, kappa = (
+            verdicts[c][0].as_py() if len(verdicts) else None for c in ("judge", "judge_digest", "judge_kappa")
+        )
         validation = newest_validation(store, judge_digest)
         tryons = store.read(TRYON_VIDEOS, ["status"], {"checkpoint_id": row["checkpoint_id"]}).num_rows
         checkpoints.append(
@@ -68,7 +70,7 @@ def lake_status(store: DeltaStore) -> dict[str, Any]:
                 "isr": sum(mine) / len(mine) if mine else None,
                 "isr_judged": len(mine),
                 "judge": judge,
-                "judge_kappa": validation.kappa,
+                "judge_kappa": kappa_now(store, judge_digest, kappa),
                 "judge_agreement": validation.text if judge else None,
             }
         )

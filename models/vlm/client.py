@@ -216,16 +216,16 @@ class ChatClient:
 
     def _ask(self, request: dict[str, Any]) -> tuple[str, str, Usage]:
         url = self.settings.base_url
+        # Nothing is chained: some proxies send the request back, and with it the key; runs keep what is chained.
         try:
             reply = self._client.chat.completions.create(**request)
-        except openai.APITimeoutError as error:
+        except openai.APITimeoutError:
             attempts = self.settings.max_retries + 1
             raise EndpointError(
                 f"{url} did not answer within {self.settings.timeout_s:g} s, {attempts} times in a row"
-            ) from error
+            ) from None
         except openai.APIConnectionError as error:
-            raise EndpointError(f"{url} cannot be reached: {error.__cause__ or error}") from error
-        # Answers are not chained: some proxies send the request back, and with it the key; runs keep what is chained.
+            raise EndpointError(f"{url} cannot be reached: {error.__cause__ or error}") from None
         except openai.AuthenticationError:
             raise EndpointError(f"{url} refuses the key in {self.settings.api_key_env}") from None
         except openai.APIStatusError as error:
