@@ -65,10 +65,8 @@ class Run:
         target = self.checkpoints.path(self.state.step)
         # Every process has a part in putting sharded tensors together; one of them keeps and writes them.
         writes = self.accelerator.is_main_process
-        model, optimizer = (
-            whole_model(self.plain_model, writes),
-            whole_optimizer_state(self.optimizer.optimizer, writes),
-        )
+        model = whole_model(self.plain_model, writes)
+        optimizer = whole_optimizer_state(self.optimizer.optimizer, writes)
         average = [whole(p, writes) for p in self.ema.shadow_params] if self.ema else None
         if writes:
             self.checkpoints.save(self.state, model, optimizer, average, self.metrics)
