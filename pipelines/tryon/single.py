@@ -144,15 +144,13 @@ def tryon_file(
 def _first_look(video: Path, photo: Path, limits: IngestSettings) -> tuple[VideoInfo, dict[str, Any]]:
     """What the video holds, and the garment of the photo as the ingestion finds it.
 
-    In processes of their own: they are anybody's files, and may crash or stall what reads them.
+    In processes of their own: they are anybody's files, and may crash or stall what reads them. One after the other,
+    so that what one does to its process is never said of the other.
     """
     mask = _mask_beside(photo)
-    looks: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "video": (_probed, (video,)),
-        "photo": (analyse_garment, (str(photo), None if mask is None else str(mask), limits)),
-    }
-    seen = dict(run_isolated(looks, limits.workers, limits.timeout_s, limits.memory_gb))
-    info, found = seen["video"], seen["photo"]
+    look = (analyse_garment, (str(photo), None if mask is None else str(mask), limits))
+    ((_, info),) = run_isolated({video: (_probed, (video,))}, 1, limits.timeout_s, limits.memory_gb)
+    ((_, found),) = run_isolated({photo: look}, 1, limits.timeout_s, limits.memory_gb)
     if not isinstance(info, VideoInfo):
         raise CannotDress(f"{video.name} cannot be used: {info.reason if isinstance(info, WorkerFailure) else info}")
     if reason := found.reason if isinstance(found, WorkerFailure) else found["error"]:
