@@ -68,3 +68,11 @@ def lake(tmp_path: Path) -> DeltaStore:
     store = DeltaStore(tmp_path / "lake")
     store.ensure_tables()
     return store
+
+
+_LONGEST = ("test_kills.py", "test_tryon_single.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes first: begun last, they would leave them to one core."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
