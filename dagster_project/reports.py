@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.evaluation.judges.validation import kappa_now, newest_validation
+from pipelines.evaluation.judges.validation import newest_validation
 from pipelines.registry import STAGES
 from pipelines.store import TABLES, DeltaStore
 from pipelines.store.schemas import CHECKPOINTS, GARMENTS, ISR_SCORES, STAGE_STATUS, TRYON_VIDEOS, VIDEOS
@@ -70,7 +70,7 @@ def lake_status(store: DeltaStore) -> dict[str, Any]:
                 "isr": sum(mine) / len(mine) if mine else None,
                 "isr_judged": len(mine),
                 "judge": judge,
-                "judge_kappa": kappa_now(store, judge_digest, kappa),
+                "judge_kappa": validation.kappa_or(kappa),
                 "judge_agreement": validation.text if judge else None,
             }
         )

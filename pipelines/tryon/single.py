@@ -147,12 +147,12 @@ def _first_look(video: Path, photo: Path, limits: IngestSettings) -> tuple[Video
     In processes of their own: they are anybody's files, and may crash or stall what reads them. One after the other,
     so that what one does to its process is never said of the other.
     """
-    mask = _mask_beside(photo)
-    look = (analyse_garment, (str(photo), None if mask is None else str(mask), limits))
     ((_, info),) = run_isolated({video: (_probed, (video,))}, 1, limits.timeout_s, limits.memory_gb)
-    ((_, found),) = run_isolated({photo: look}, 1, limits.timeout_s, limits.memory_gb)
     if not isinstance(info, VideoInfo):
         raise CannotDress(f"{video.name} cannot be used: {info.reason if isinstance(info, WorkerFailure) else info}")
+    mask = _mask_beside(photo)
+    look = (analyse_garment, (str(photo), None if mask is None else str(mask), limits))
+    ((_, found),) = run_isolated({photo: look}, 1, limits.timeout_s, limits.memory_gb)
     if reason := found.reason if isinstance(found, WorkerFailure) else found["error"]:
         raise CannotDress(f"{photo.name} cannot be used: {reason}")
     return info, found

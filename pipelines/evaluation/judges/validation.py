@@ -33,6 +33,10 @@ class Validation:
     held_back: bool
     rows: dict[str, dict[str, Any]]
 
+    def kappa_or(self, when_judged: float | None) -> float | None:
+        """The kappa of the report; where there is none, the one that verdicts came with."""
+        return when_judged if self.batch is None else self.kappa
+
     @property
     def kappa(self) -> float | None:
         """Cohen's kappa on results as rendered, or on what was judged instead; None where it is not known."""
@@ -85,5 +89,4 @@ def kappa_now(store: DeltaStore, judge_digest: str | None, when_judged: float | 
         judge_digest: The judge, see `newest_validation`.
         when_judged: Column `judge_kappa` of the verdicts.
     """
-    known = newest_validation(store, judge_digest)
-    return when_judged if known.batch is None else known.kappa
+    return newest_validation(store, judge_digest).kappa_or(when_judged)
