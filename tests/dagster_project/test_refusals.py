@@ -9,18 +9,11 @@ from typer.testing import CliRunner
 
 from dagster_project import downloads
 from dagster_project.cli import app
-from dagster_project.terminal import console, errors
 from models.weights import WeightsError
 from pipelines.store import DeltaStore
 from pipelines.store.schemas import VIDEOS
 
-
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ITRYON_LAKE", str(tmp_path / "lake"))
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    for terminal in (console, errors):
-        monkeypatch.setattr(terminal, "width", 400)
+pytestmark = pytest.mark.usefixtures("own_lake")
 
 
 def refused(*command: str) -> str:

@@ -11,19 +11,11 @@ from typer.testing import CliRunner, Result
 
 from dagster_project.cli import app
 from dagster_project.dressing import file_settings
-from dagster_project.terminal import console, errors
 from pipelines.tryon.settings import TryOnSettings
 from tests.conftest import moving_frames
 from tests.pipelines.media import write_frames
 
-
-@pytest.fixture(autouse=True)
-def own_lake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ITRYON_LAKE", str(tmp_path / "lake"))
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    # A console that was made before reads no COLUMNS: a long path would be cut in two.
-    for terminal in (console, errors):
-        monkeypatch.setattr(terminal, "width", 400)
+pytestmark = pytest.mark.usefixtures("own_lake")
 
 
 @pytest.fixture
